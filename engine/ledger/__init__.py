@@ -1,0 +1,171 @@
+"""The broker's rules as a pure state machine: `handle(event, now) -> list of instructions`.
+
+No socket, clock, thread, randomness or log; the same events at the same times give the same
+instructions. The states are the table in states.py. Reading order: states, instructions, rollouts,
+queues, books, intake, attempts, recovery, checks.
+"""
+
+from heapq import heappop
+
+from ..messages import (
+    Ack,
+    Cancel,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    StageResult,
+    Submit,
+    WorkerCredit,
+    WorkerGoodbye,
+    WorkerHello,
+    WorkerLost,
+)
+from . import attempts, intake
+from .books import Books, Rules, StageRule
+from .checks import validate
+from .instructions import (
+    Acked,
+    AttemptFailed,
+    Deliver,
+    Dispatch,
+    Ended,
+    Event,
+    Forget,
+    FreeBody,
+    FromTrainer,
+    FromWorker,
+    Instruction,
+    Keep,
+    KeepValue,
+    Reply,
+    Rewound,
+    Settle,
+    StageDone,
+    StopAttempts,
+    Submitted,
+    Tell,
+    Tick,
+    TrainerGone,
+)
+from .recovery import ENTRIES, Recovery
+from .states import ACTIONS, MEANING, STATES, TRANSITIONS, State
+from .status import status
+
+__all__ = [
+    "ACTIONS",
+    "ENTRIES",
+    "MEANING",
+    "STATES",
+    "TRANSITIONS",
+    "Acked",
+    "AttemptFailed",
+    "Deliver",
+    "Dispatch",
+    "Ended",
+    "Event",
+    "Forget",
+    "FreeBody",
+    "FromTrainer",
+    "FromWorker",
+    "Instruction",
+    "Keep",
+    "KeepValue",
+    "Ledger",
+    "Recovery",
+    "Reply",
+    "Rewound",
+    "Rules",
+    "Settle",
+    "StageDone",
+    "StageRule",
+    "State",
+    "StopAttempts",
+    "Submitted",
+    "Tell",
+    "Tick",
+    "TrainerGone",
+]
+
+
+class Ledger:
+    """The state machine. `handle` is its only way to change."""
+
+    def __init__(self, rules: Rules, broker_id: str) -> None:
+        self._books = Books(rules, broker_id)
+
+    @classmethod
+    def recovered(cls, recovery: Recovery) -> "Ledger":
+        """Take up the books that a journal's entries gave."""
+        ledger = cls.__new__(cls)
+        ledger._books = recovery.books  # noqa: SLF001 - its own constructor
+        return ledger
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Apply one event at time `now` (seconds, never going back); return what to do.
+
+        Raises: LedgerError if a rule would break the table: a bug, with the rollout's history.
+        """
+        books = self._books
+        match event:
+            case FromWorker(message, body_bytes):
+                _from_worker(books, message, body_bytes, now)
+            case FromTrainer(client_id, message, body_bytes):
+                _from_trainer(books, client_id, message, body_bytes, now)
+            case TrainerGone(client_id):
+                intake.gone(books, client_id)
+            case Tick():
+                _tick(books, now)
+        if books.dirty:
+            attempts.dispatch(books, now)
+        out, books.out = books.out, []
+        return out
+
+    def validate(self) -> None:
+        """Check every invariant. Raises: LedgerError naming the one that does not hold."""
+        validate(self._books)
+
+    def status(self, now: float) -> dict[str, object]:
+        """Describe the books for people and tools; JSON-able."""
+        return status(self._books, now)
+
+
+def _from_worker(books: Books, message: object, body_bytes: int, now: float) -> None:
+    match message:
+        case StageResult():
+            attempts.result(books, message, body_bytes, now)
+        case Heartbeat():
+            attempts.heartbeat(books, message, now)
+        case WorkerHello():
+            attempts.hello(books, message, now)
+        case WorkerCredit():
+            attempts.credit(books, message, now)
+        case WorkerLost():
+            attempts.lost(books, message, now)
+        case WorkerGoodbye():
+            attempts.goodbye(books, message.worker_id, now)
+
+
+def _from_trainer(
+    books: Books, client_id: str, message: object, body_bytes: int, now: float
+) -> None:
+    match message:
+        case Ack():
+            intake.ack(books, client_id, message, now)
+        case Submit():
+            intake.submit(books, client_id, message, body_bytes, now)
+        case Hello():
+            intake.hello(books, client_id, message, now)
+        case Cancel():
+            intake.cancel(books, client_id, message, now)
+        case Goodbye():
+            intake.gone(books, client_id)
+
+
+def _tick(books: Books, now: float) -> None:
+    attempts.expire(books, now)
+    while books.delayed and books.delayed[0][0] <= now:
+        attempts.wake_delayed(books, heappop(books.delayed)[2], now)
+    attempts.rewind_lost_hosts(books, now)
+    intake.forget_acked(books, now)
+    if books.recover_until and books.recover_until <= now:
+        books.dirty.update(range(len(books.rules.stages)))

@@ -1,0 +1,481 @@
+"""The rules between broker and workers: credit, dispatch, leases, results, retries, loss.
+
+An attempt is named by its number and its worker together: only that pair renews or ends a lease.
+A finished result of any attempt is taken while none is committed; whatever else an old attempt says
+changes nothing. Work that a worker's end interrupted is given to others without blame, unless the
+worker's own bus side saw whose code was running. Where nobody saw, rollouts that were there at two
+such ends run alone from then on, so that one which kills its workers convicts itself and no other.
+"""
+
+from ..messages import (
+    Heartbeat,
+    HeartbeatReply,
+    Held,
+    HelloAgain,
+    Problem,
+    StageResult,
+    WorkerCredit,
+    WorkerHello,
+    WorkerLost,
+    WorkerWelcome,
+)
+from ..records import Failure, StageTiming, Usage
+from .books import Books
+from .instructions import (
+    AttemptFailed,
+    Dispatch,
+    FreeBody,
+    Keep,
+    KeepValue,
+    Reply,
+    Rewound,
+    Settle,
+    StageDone,
+)
+from .rollouts import LedgerRollout, LedgerWorker
+from .states import LIVE, RUNNING
+
+KEPT_FAILURES = 20  # a rollout's result names its last failures; all of them are in the journal
+NOBODY = "-"  # no rollout has this id: nobody is to blame
+FORGET_LEASES = 10  # a worker unheard of for this many leases must say hello again
+
+
+def hello(books: Books, message: WorkerHello, now: float) -> None:
+    """Take up a worker and adopt what it holds; a node's new process ends the one before."""
+    names = [stage.name for stage in books.rules.stages]
+    if message.stage not in names:
+        why = f"{message.stage!r} is not one of {', '.join(names)}"
+        books.out.append(Reply(message.worker_id, Problem("stage", why)))
+        return
+    worker = books.workers.get(message.worker_id)
+    if worker is None:
+        _end_predecessors(books, message, now)
+        worker = LedgerWorker(
+            message.worker_id,
+            message.node,
+            message.host,
+            names.index(message.stage),
+            message.slots,
+            message.bytes,
+            now,
+        )
+        books.workers[worker.worker_id] = worker
+        _keep_workers(books)
+    worker.slots, worker.bytes = message.slots, message.bytes
+    _heard(books, worker, now)
+    books.dirty.add(worker.stage)
+    books.expected.discard(worker.worker_id)
+    drop = _renew(books, worker, message.held, now)
+    welcome = WorkerWelcome(books.broker_id, "-", drop)
+    books.out.append(Reply(worker.worker_id, welcome))
+
+
+def heartbeat(books: Books, message: Heartbeat, now: float) -> None:
+    """Renew the leases listed; the answer lists what the worker must stop."""
+    worker = books.workers.get(message.worker_id)
+    if worker is None:
+        books.out.append(Reply(message.worker_id, HelloAgain(books.broker_id)))
+        return
+    worker.lag_s = message.lag_s
+    _heard(books, worker, now)
+    drop = _renew(books, worker, message.held, now)
+    books.out.append(Reply(worker.worker_id, HeartbeatReply(books.broker_id, drop)))
+
+
+def credit(books: Books, message: WorkerCredit, now: float) -> None:
+    """Change a worker's credit; what it holds already is not touched."""
+    worker = books.workers.get(message.worker_id)
+    if worker is not None:
+        worker.slots, worker.bytes = message.slots, message.bytes
+        _heard(books, worker, now)
+        books.dirty.add(worker.stage)
+
+
+def lost(books: Books, message: WorkerLost, now: float) -> None:
+    """End every lease of a worker whose process is gone, as its own bus side reports."""
+    worker = books.workers.get(message.worker_id)
+    if worker is not None:
+        end_worker(books, worker, now, message.culprit, message.error, message.message)
+
+
+def goodbye(books: Books, worker_id: str, now: float) -> None:
+    """Let a drained worker go."""
+    worker = books.workers.get(worker_id)
+    if worker is not None:
+        end_worker(books, worker, now, NOBODY, "Left", "the worker left")
+
+
+def result(books: Books, message: StageResult, body_bytes: int, now: float) -> None:
+    """Take how an attempt ended; whatever it says, the worker may then forget it."""
+    rollout = books.rollouts.get(message.rollout_id)
+    if rollout is None or not _belongs(books, rollout, message):
+        books.counts["late"] += 1
+    else:
+        rollout.seen = max(rollout.seen, message.attempt)
+        current = rollout.attempt == message.attempt and rollout.worker_id == message.worker_id
+        if rollout.state == "stopping":
+            if current:
+                books.end_cancelled(rollout, message.usage or Usage(), now)
+        elif message.status == "done":
+            _commit(books, rollout, message, body_bytes, now)
+        elif current and rollout.state == "leased":
+            _unfinished(books, rollout, message, now)
+    books.out.append(Settle(message.worker_id, message.rollout_id, message.attempt))
+
+
+def end_worker(
+    books: Books,
+    worker: LedgerWorker,
+    now: float,
+    culprit: str,
+    error: str,
+    why: str,
+) -> None:
+    """Remove a worker; `culprit` is a rollout, NOBODY, or "" if nobody saw what happened."""
+    alone = worker.alone
+    for rollout in list(worker.leases.values()):
+        books.unlease(rollout)
+        blamed = rollout.rollout_id == culprit or (alone and not culprit)
+        stage, attempt = books.stage_name(rollout), rollout.attempt
+        failure = Failure(stage, attempt, "worker", error, why, worker.node)
+        _interrupted(books, rollout, failure, now, blamed=blamed, suspected=not culprit)
+    del books.workers[worker.worker_id]
+    _keep_workers(books)
+    books.dirty.update(range(len(books.rules.stages)))
+
+
+def expire(books: Books, now: float) -> None:
+    """End leases that nobody renewed; set workers aside that were not heard."""
+    lease_s = books.rules.lease_s
+    for worker in list(books.workers.values()):
+        if now - worker.heard_at > lease_s:
+            worker.silent = True
+        if now - worker.heard_at > FORGET_LEASES * lease_s:
+            end_worker(books, worker, now, "", "Silent", "the worker was not heard")
+            continue
+        late = [rollout for rollout in worker.leases.values() if rollout.deadline <= now]
+        for rollout in late:
+            _expire_one(books, worker, rollout, now)
+
+
+def _expire_one(books: Books, worker: LedgerWorker, rollout: LedgerRollout, now: float) -> None:
+    books.counts["expired"] += 1
+    alone = worker.alone
+    why = f"no heartbeat renewed the lease for {books.rules.lease_s:g} s"
+    stage, attempt = books.stage_name(rollout), rollout.attempt
+    failure = Failure(stage, attempt, "lease", "LeaseExpired", why, worker.node)
+    books.stop_attempts([rollout])
+    books.unlease(rollout)
+    _interrupted(books, rollout, failure, now, blamed=alone, suspected=True)
+
+
+def wake_delayed(books: Books, rollout: LedgerRollout, now: float) -> None:
+    """Make a rollout ready again whose wait after a failure is over."""
+    if rollout.state == "delayed":
+        rollout.step("due", now)
+        books.enqueue(rollout)
+
+
+def rewind_lost_hosts(books: Books, now: float) -> None:
+    """Start rollouts again whose host, with their sandbox, is gone."""
+    present = {worker.host for worker in books.workers.values() if not worker.silent}
+    for host in present:
+        books.host_seen[host] = now
+    for host, rollouts in books.pinned.items():
+        seen = books.host_seen.setdefault(host, now)
+        if host in present or now - seen <= books.rules.lease_s:
+            continue
+        for rollout in list(rollouts.values()):
+            if rollout.state in {"ready", "delayed"}:
+                rewind(books, rollout, now, f"host {host} is lost")
+                books.out += [Keep(rollout.order, Rewound()), FreeBody(rollout.order)]
+
+
+def rewind(books: Books, rollout: LedgerRollout, now: float, why: str) -> None:
+    """Void a rollout's checkpoints and put it back to the first stage; also used at restart."""
+    books.unqueue(rollout)
+    rollout.step("rewind", now, why)
+    books.pin(rollout, "")
+    books.held_bytes -= rollout.size_bytes
+    rollout.size_bytes = 0
+    rollout.stage = 0
+    rollout.failed = 0
+    rollout.base = rollout.seen = max(rollout.seen, rollout.attempt)
+    rollout.timings = ()
+    rollout.reward = rollout.rewards = rollout.trainable = rollout.outcome = None
+    books.enqueue(rollout)
+
+
+def dispatch(books: Books, now: float) -> None:
+    """Give ready rollouts to workers, as far as credit and the next stage's room allow."""
+    if books.recover_until > now and books.expected:
+        return
+    if books.recover_until:
+        books.recover_until = 0.0
+        books.dirty.update(range(len(books.rules.stages)))
+    for stage in reversed(range(len(books.rules.stages))):
+        if stage in books.dirty:
+            _dispatch_isolated(books, stage, now)
+            _dispatch_stage(books, stage, now)
+    books.dirty.clear()
+
+
+def apply_stage(books: Books, rollout: LedgerRollout, entry: StageDone) -> bool:
+    """Book a committed stage; return whether it was the last. Also used at restart."""
+    rollout.base = entry.attempt
+    rollout.seen = max(rollout.seen, entry.attempt)
+    rollout.size_bytes += entry.body_bytes
+    books.held_bytes += entry.body_bytes
+    rollout.failed = rollout.deaths = 0
+    rollout.timings = (*rollout.timings, entry.timing)
+    used = rollout.usage
+    rollout.usage = Usage(
+        used.turns + entry.turns, used.tokens + entry.tokens, used.seconds + entry.seconds
+    )
+    rollout.outcome = entry.outcome or rollout.outcome
+    if entry.reward is not None:
+        rollout.reward = entry.reward
+    if entry.rewards is not None:
+        rollout.rewards = entry.rewards
+    if entry.trainable is not None:
+        rollout.trainable = entry.trainable
+    if entry.pinned:
+        books.pin(rollout, entry.host)
+    return entry.final or rollout.stage + 1 == len(books.rules.stages)
+
+
+def _heard(books: Books, worker: LedgerWorker, now: float) -> None:
+    worker.heard_at = now
+    books.host_seen[worker.host] = now
+    if worker.silent:
+        worker.silent = False
+        books.dirty.add(worker.stage)
+
+
+def _keep_workers(books: Books) -> None:
+    books.out.append(KeepValue("workers", list(books.workers)))
+
+
+def _end_predecessors(books: Books, message: WorkerHello, now: float) -> None:
+    for other in list(books.workers.values()):
+        if (other.host, other.node) == (message.host, message.node):
+            end_worker(books, other, now, "", "Replaced", "its node has a new process")
+
+
+def _renew(
+    books: Books, worker: LedgerWorker, held: tuple[Held, ...], now: float
+) -> tuple[Held, ...]:
+    until = now + books.rules.lease_s
+    drop = []
+    for name, attempt in held:
+        rollout = worker.leases.get(name)
+        if rollout is not None and rollout.attempt == attempt:
+            if rollout.state == "stopping":
+                drop.append((name, attempt))
+            else:
+                rollout.deadline = until
+        elif not _adopt(books, worker, name, attempt, now):
+            drop.append((name, attempt))
+    return tuple(drop)
+
+
+def _adopt(books: Books, worker: LedgerWorker, name: str, attempt: int, now: float) -> bool:
+    rollout = books.rollouts.get(name)
+    if rollout is None or rollout.state not in {"ready", "delayed"}:
+        return False
+    known = rollout.worker_id == worker.worker_id and attempt == rollout.attempt
+    if rollout.stage != worker.stage or not (known or attempt > rollout.seen):
+        return False
+    books.unqueue(rollout)
+    rollout.step("adopt", now, f"attempt {attempt} on {worker.worker_id}")
+    rollout.attempt = attempt
+    rollout.seen = max(rollout.seen, attempt)
+    books.lease(rollout, worker, now)
+    books.counts["adopted"] += 1
+    return True
+
+
+def _belongs(books: Books, rollout: LedgerRollout, message: StageResult) -> bool:
+    return (
+        rollout.state in LIVE
+        and message.stage == books.stage_name(rollout)
+        and message.attempt > rollout.base
+    )
+
+
+def _commit(
+    books: Books, rollout: LedgerRollout, message: StageResult, body_bytes: int, now: float
+) -> None:
+    if rollout.state in RUNNING and rollout.worker_id != message.worker_id:
+        books.stop_attempts([rollout])
+    worker = books.workers.get(message.worker_id)
+    spent = message.usage or Usage()
+    entry = StageDone(
+        stage=message.stage,
+        attempt=message.attempt,
+        worker_id=message.worker_id,
+        host=worker.host if worker else rollout.host,
+        final=message.final,
+        pinned=message.pinned and worker is not None,
+        outcome=message.outcome,
+        reward=message.reward,
+        rewards=message.rewards,
+        trainable=message.trainable,
+        turns=spent.turns,
+        tokens=spent.tokens,
+        seconds=spent.seconds,
+        timing=_timing(rollout, message, worker, now),
+        body_bytes=body_bytes,
+    )
+    books.out.append(Keep(rollout.order, entry, body=bool(message.buffers)))
+    books.unqueue(rollout)
+    books.unlease(rollout)
+    if apply_stage(books, rollout, entry):
+        books.end(rollout, rollout.outcome or "completed", now)
+    else:
+        rollout.step("advance", now, message.stage)
+        rollout.stage += 1
+        books.enqueue(rollout)
+
+
+def _timing(
+    rollout: LedgerRollout, message: StageResult, worker: LedgerWorker | None, now: float
+) -> StageTiming:
+    node = worker.node if worker else message.worker_id
+    leased = max(0.0, now - rollout.dispatched_at)
+    return StageTiming(
+        message.stage, message.attempt, node, rollout.queue_s, leased, message.work_s
+    )
+
+
+def _unfinished(books: Books, rollout: LedgerRollout, message: StageResult, now: float) -> None:
+    if message.status != "failed" or message.failure is None:
+        books.release(rollout, now, f"attempt {message.attempt} {message.status}")
+        return
+    fail(books, rollout, message.failure, now, retry=message.retry)
+
+
+def fail(
+    books: Books, rollout: LedgerRollout, failure: Failure, now: float, *, retry: bool
+) -> None:
+    """Count a leased rollout's failed attempt: another one after a delay, or the end."""
+    note_failure(books, rollout, failure, counted=True)
+    rollout.avoid = rollout.worker_id
+    allowed = books.rules.stages[rollout.stage].attempts
+    if retry and rollout.failed < allowed:
+        books.delay(rollout, now, f"{failure.boundary}: {failure.error}")
+    else:
+        books.end(rollout, "failed", now)
+
+
+def note_failure(books: Books, rollout: LedgerRollout, failure: Failure, *, counted: bool) -> None:
+    """Journal why an attempt failed."""
+    rollout.failures = (*rollout.failures, failure)[-KEPT_FAILURES:]
+    rollout.failed += counted
+    entry = AttemptFailed(failure, counted)
+    books.out.append(Keep(rollout.order, entry))
+
+
+def _interrupted(
+    books: Books,
+    rollout: LedgerRollout,
+    failure: Failure,
+    now: float,
+    *,
+    blamed: bool,
+    suspected: bool,
+) -> None:
+    if rollout.state == "stopping":
+        books.end_cancelled(rollout, Usage(), now)
+    elif blamed:
+        fail(books, rollout, failure, now, retry=True)
+    else:
+        if suspected:
+            rollout.deaths += 1
+            note_failure(books, rollout, failure, counted=False)
+        books.release(rollout, now, failure.error)
+
+
+def _dispatch_isolated(books: Books, stage: int, now: float) -> None:
+    waiting = books.isolated.get(stage)
+    while waiting:
+        rollout = waiting[0]
+        able = [worker for worker in books.workers.values() if _may_take(worker, rollout)]
+        idle = [worker for worker in able if not worker.leases]
+        if not idle:
+            if able and stage not in books.reserved:
+                books.reserved[stage] = min(able, key=lambda worker: len(worker.leases))
+                books.reserved[stage].reserved = True
+            return
+        waiting.popleft()
+        rollout.ticket = 0
+        _start(books, rollout, idle[0], now)
+        idle[0].alone = True
+    if stage in books.reserved:
+        books.reserved.pop(stage).reserved = False
+
+
+def _may_take(worker: LedgerWorker, rollout: LedgerRollout) -> bool:
+    able = worker.slots > 0 and not worker.silent and not worker.alone
+    return able and worker.stage == rollout.stage and rollout.host in {"", worker.host}
+
+
+def _dispatch_stage(books: Books, stage: int, now: float) -> None:
+    able = [worker for worker in books.workers.values() if worker.stage == stage]
+    for host in {worker.host for worker in able}:
+        _dispatch_queue(books, stage, host, [w for w in able if w.host == host], now)
+    _dispatch_queue(books, stage, "", able, now)
+
+
+def _dispatch_queue(
+    books: Books, stage: int, host: str, able: list[LedgerWorker], now: float
+) -> None:
+    queue = books.queues.get((stage, host))
+    while queue:
+        rollout = queue.head()
+        if rollout is None:
+            return
+        size = books.input_bytes(rollout)
+        open_workers = [
+            w for w in able if w.has_room(size) and _next_has_room(books, stage, w.host)
+        ]
+        if not open_workers:
+            return
+        worker = min(
+            open_workers,
+            key=lambda w: (w.worker_id == rollout.avoid, len(w.leases) / w.slots, w.used_at),
+        )
+        queue.take()
+        _start(books, rollout, worker, now)
+
+
+def _next_has_room(books: Books, stage: int, host: str) -> bool:
+    after = stage + 1
+    if after == len(books.rules.stages):
+        return True
+    waiting = len(books.queue(after, "")) + (len(books.queue(after, host)) if host else 0)
+    return waiting + books.running[stage, host] < books.rules.stages[after].ready
+
+
+def _start(books: Books, rollout: LedgerRollout, worker: LedgerWorker, now: float) -> None:
+    rollout.queue_s = max(0.0, now - rollout.since)
+    rollout.step("dispatch", now, worker.worker_id)
+    rollout.seen += 1
+    rollout.attempt = rollout.seen
+    books.lease(rollout, worker, now)
+    if rollout.stage:
+        books.dirty.add(rollout.stage - 1)
+    submission = rollout.submission
+    books.out.append(
+        Dispatch(
+            worker.worker_id,
+            submission.order,
+            rollout.order,
+            rollout.rollout_id,
+            submission.group_id,
+            submission.task_id,
+            submission.task_kind,
+            rollout.stage,
+            rollout.attempt,
+        )
+    )

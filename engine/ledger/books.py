@@ -1,0 +1,263 @@
+"""The ledger's whole state, and the few moves that every rule is made of.
+
+Each move keeps the indexes (queues, counts, credit, deliveries) true; `checks.validate` proves it.
+Instructions gather in `out`. Nothing here decides: the rules are in intake.py and attempts.py.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from heapq import heappush
+
+from ..messages import Cancelled, Message, Result
+from ..records import Outcome, Receipt, Usage
+from .instructions import Acked, Deliver, Ended, FreeBody, Instruction, Keep, StopAttempts, Tell
+from .queues import FairQueue
+from .rollouts import LedgerClient, LedgerRollout, LedgerWorker, PendingCancel, Submission
+
+ISOLATE_AFTER = 2  # unexplained ends of a worker until a rollout that was there runs alone
+ISOLATED = -1  # a ticket for the line of those that run alone
+TRAINABLE = frozenset({"completed", "truncated", "agent_timeout"})
+
+
+@dataclass(frozen=True, slots=True)
+class StageRule:
+    """What the ledger must know of a stage."""
+
+    name: str
+    attempts: int
+    ready: int  # rollouts that may wait for it, per host
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Every bound and time that the ledger decides by; bytes and seconds."""
+
+    stages: tuple[StageRule, ...]
+    heartbeat_s: float
+    lease_s: float
+    retry_delay_s: float
+    retention_s: float
+    rollouts: int
+    bytes: int
+    message_bytes: int
+    group: int
+    client_window: int
+
+
+@dataclass(slots=True, eq=False)
+class Books:
+    """Everything that the broker knows."""
+
+    rules: Rules
+    broker_id: str
+    recover_until: float = 0.0
+    next_order: int = 1
+    held_rollouts: int = 0  # accepted and not acknowledged
+    held_bytes: int = 0
+    rollouts: dict[str, LedgerRollout] = field(default_factory=dict)
+    clients: dict[str, LedgerClient] = field(default_factory=dict)
+    workers: dict[str, LedgerWorker] = field(default_factory=dict)
+    expected: set[str] = field(default_factory=set)  # workers known before a restart
+    queues: dict[tuple[int, str], FairQueue] = field(default_factory=dict)
+    isolated: dict[int, deque[LedgerRollout]] = field(default_factory=dict)
+    reserved: dict[int, LedgerWorker] = field(default_factory=dict)  # by stage
+    running: Counter[tuple[int, str]] = field(default_factory=Counter)
+    delayed: list[tuple[float, int, LedgerRollout]] = field(default_factory=list)
+    acked: deque[tuple[float, LedgerRollout]] = field(default_factory=deque)
+    cancels: dict[tuple[str, str], PendingCancel] = field(default_factory=dict)
+    host_seen: dict[str, float] = field(default_factory=dict)
+    pinned: dict[str, dict[str, LedgerRollout]] = field(default_factory=dict)
+    dirty: set[int] = field(default_factory=set)  # stages where something may be dispatched
+    counts: Counter[str] = field(default_factory=Counter)
+    out: list[Instruction] = field(default_factory=list)
+
+    def stage_name(self, rollout: LedgerRollout) -> str:
+        """Name the stage that a rollout has reached."""
+        return self.rules.stages[rollout.stage].name
+
+    def tell(self, client_id: str, message: Message) -> None:
+        """Send a message to a trainer."""
+        self.out.append(Tell(client_id, message))
+
+    def queue(self, stage: int, host: str) -> FairQueue:
+        """Return the queue of a stage for one host; host "" is any."""
+        found = self.queues.get((stage, host))
+        if found is None:
+            found = self.queues[stage, host] = FairQueue()
+        return found
+
+    def enqueue(self, rollout: LedgerRollout) -> None:
+        """Put a ready rollout where its stage will find it."""
+        if rollout.deaths >= ISOLATE_AFTER:
+            rollout.ticket = ISOLATED
+            self.isolated.setdefault(rollout.stage, deque()).append(rollout)
+        else:
+            self.queue(rollout.stage, rollout.host).push(rollout)
+        self.dirty.add(rollout.stage)
+
+    def unqueue(self, rollout: LedgerRollout) -> None:
+        """Take a rollout out of the queue that it waits in, if it does."""
+        if rollout.ticket == ISOLATED:
+            self.isolated[rollout.stage].remove(rollout)
+            rollout.ticket = 0
+        elif rollout.ticket:
+            self.queue(rollout.stage, rollout.host).discard(rollout)
+
+    def lease(self, rollout: LedgerRollout, worker: LedgerWorker, now: float) -> None:
+        """Book a rollout on a worker; it is leased already."""
+        rollout.worker_id = worker.worker_id
+        rollout.deadline = now + self.rules.lease_s
+        rollout.dispatched_at = now
+        worker.leases[rollout.rollout_id] = rollout
+        worker.used_bytes += self.input_bytes(rollout)
+        worker.used_at = now
+        self.running[rollout.stage, worker.host] += 1
+
+    def unlease(self, rollout: LedgerRollout) -> None:
+        """Give a lease's credit back; call it before the state changes."""
+        worker = self.workers.get(rollout.worker_id)
+        if worker is None or worker.leases.pop(rollout.rollout_id, None) is None:
+            return
+        worker.used_bytes -= self.input_bytes(rollout)
+        worker.alone = False
+        self.running[rollout.stage, worker.host] -= 1
+        self.dirty.add(rollout.stage)
+        if rollout.stage:
+            self.dirty.add(rollout.stage - 1)
+
+    def input_bytes(self, rollout: LedgerRollout) -> int:
+        """Return the size of what the next stage is sent."""
+        return rollout.submission.body_bytes + rollout.size_bytes
+
+    def pin(self, rollout: LedgerRollout, host: str) -> None:
+        """Bind a rollout to a host, or free it from one with ""."""
+        if rollout.host:
+            self.pinned[rollout.host].pop(rollout.rollout_id, None)
+        rollout.host = host
+        if host:
+            self.pinned.setdefault(host, {})[rollout.rollout_id] = rollout
+
+    def release(self, rollout: LedgerRollout, now: float, why: str) -> None:
+        """Put a leased rollout back in the queue; it is not to blame."""
+        self.unlease(rollout)
+        rollout.step("release", now, why)
+        self.counts["released"] += 1
+        self.enqueue(rollout)
+
+    def delay(self, rollout: LedgerRollout, now: float, why: str) -> None:
+        """Let a leased rollout wait before its next attempt; the wait doubles each time."""
+        self.unlease(rollout)
+        rollout.step("delay", now, why)
+        due = now + self.rules.retry_delay_s * 2 ** (rollout.failed - 1)
+        heappush(self.delayed, (due, rollout.order, rollout))
+
+    def end(
+        self, rollout: LedgerRollout, outcome: Outcome, now: float, receipt: Receipt | None = None
+    ) -> None:
+        """End a live rollout and hand its result to its client."""
+        self.unqueue(rollout)
+        self.unlease(rollout)
+        rollout.step("end", now, outcome)
+        self.pin(rollout, "")
+        client = self.clients[rollout.submission.client_id]
+        rollout.result = _result(rollout, outcome, client.next_seq, now, receipt)
+        client.ended[client.next_seq] = rollout
+        client.pending.append(client.next_seq)
+        client.next_seq += 1
+        self.counts[outcome] += 1
+        self.out.append(Keep(rollout.order, Ended(rollout.result)))
+        self.deliver(client)
+        self.report_cancelled(rollout, receipt)
+
+    def end_cancelled(self, rollout: LedgerRollout, usage: Usage, now: float) -> None:
+        """End a rollout as cancelled; `usage` is what its worker says it had spent."""
+        running = rollout.state == "stopping"
+        began = running or rollout.attempt > 0
+        stage = self.stage_name(rollout) if began else ""
+        receipt = Receipt(rollout.rollout_id, stage, running, usage)
+        self.end(rollout, "cancelled", now, receipt)
+
+    def deliver(self, client: LedgerClient) -> None:
+        """Send what the client's window allows."""
+        while client.connected and client.pending and len(client.delivered) < client.window:
+            seq = client.pending.popleft()
+            rollout = client.ended[seq]
+            client.delivered.add(seq)
+            assert rollout.result is not None
+            self.out.append(Deliver(client.client_id, rollout.order, rollout.result))
+
+    def acknowledge(self, client: LedgerClient, seq: int, now: float) -> None:
+        """Close the books on a result that the trainer has; keep its id for the retention time."""
+        rollout = client.ended.pop(seq)
+        client.delivered.discard(seq)
+        rollout.step("ack", now)
+        self.out.append(Keep(rollout.order, Acked()))
+        submission = rollout.submission
+        submission.unacked -= 1
+        client.unacked -= 1
+        self.held_rollouts -= 1
+        self.held_bytes -= rollout.size_bytes
+        self.out.append(FreeBody(rollout.order))
+        if not submission.unacked:
+            self.held_bytes -= submission.body_bytes
+            self.out.append(FreeBody(submission.order))
+        rollout.result = None
+        self.acked.append((now, rollout))
+
+    def report_cancelled(self, rollout: LedgerRollout, receipt: Receipt | None) -> None:
+        """Tell every cancel that waited for this rollout that it is over."""
+        client_id = rollout.submission.client_id
+        for cancel_id in rollout.cancels:
+            cancel = self.cancels.get((client_id, cancel_id))
+            if cancel is None:
+                continue
+            cancel.waiting.discard(rollout.rollout_id)
+            if receipt is not None:
+                cancel.receipts.append(receipt)
+            else:
+                cancel.ended.append(rollout.rollout_id)
+            if not cancel.waiting:
+                self.answer_cancel(cancel)
+        rollout.cancels = ()
+
+    def answer_cancel(self, cancel: PendingCancel) -> None:
+        """Send a cancel's answer."""
+        self.cancels.pop((cancel.client_id, cancel.cancel_id), None)
+        receipts, ended, unknown = (
+            tuple(cancel.receipts),
+            tuple(cancel.ended),
+            tuple(cancel.unknown),
+        )
+        self.tell(cancel.client_id, Cancelled(cancel.cancel_id, receipts, ended, unknown))
+
+    def stop_attempts(self, rollouts: Iterable[LedgerRollout]) -> None:
+        """Broadcast that the current attempts of these rollouts are not wanted."""
+        held = tuple((rollout.rollout_id, rollout.attempt) for rollout in rollouts)
+        if held:
+            self.out.append(StopAttempts(held))
+
+
+def _result(
+    rollout: LedgerRollout, outcome: Outcome, seq: int, now: float, receipt: Receipt | None
+) -> Result:
+    evaluated = outcome in TRAINABLE
+    reward = rollout.reward if evaluated else None
+    if outcome == "agent_timeout" and reward is None:
+        reward = 0.0
+    trainable = evaluated and reward is not None and rollout.trainable is not False
+    submission = rollout.submission
+    return Result(
+        seq=seq,
+        rollout_id=rollout.rollout_id,
+        group_id=submission.group_id,
+        task_id=submission.task_id,
+        outcome=outcome,
+        reward=reward,
+        rewards=(rollout.rewards or {}) if evaluated else {},
+        trainable=trainable,
+        failures=rollout.failures,
+        timings=rollout.timings,
+        total_s=max(0.0, now - rollout.accepted_at),
+        receipt=receipt,
+    )

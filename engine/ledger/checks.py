@@ -1,0 +1,97 @@
+"""Every invariant of the ledger's books, checked from scratch."""
+
+from ..errors import LedgerError
+from .books import ISOLATED, Books
+from .rollouts import LedgerRollout
+from .states import LIVE, RUNNING
+
+
+def validate(books: Books) -> None:
+    """Check all indexes, counts and bounds against the rollouts themselves.
+
+    Raises: LedgerError naming the invariant and the rollout's history.
+    """
+    for rollout in books.rollouts.values():
+        _check_rollout(books, rollout)
+    _check_workers(books)
+    _check_queues(books)
+    _check_clients(books)
+    _check_totals(books)
+
+
+def _require(holds: bool, what: str, rollout: LedgerRollout | None = None) -> None:  # noqa: FBT001
+    if not holds:
+        history = [f"{at:.3f} {did}" for at, did in rollout.history] if rollout else ()
+        name = f"rollout {rollout.rollout_id}: " if rollout else ""
+        raise LedgerError(f"{name}{what}", history)
+
+
+def _check_rollout(books: Books, rollout: LedgerRollout) -> None:
+    worker = books.workers.get(rollout.worker_id)
+    booked = worker is not None and worker.leases.get(rollout.rollout_id) is rollout
+    _require(booked == (rollout.state in RUNNING), "leased if and only if booked", rollout)
+    _require((rollout.ticket != 0) == (rollout.state == "ready"), "queued iff ready", rollout)
+    _require(rollout.base <= rollout.attempt <= rollout.seen, "attempts in order", rollout)
+    ended = rollout.state == "ended"
+    _require((rollout.result is not None) == ended, "a result if and only if ended", rollout)
+    _require(not rollout.cancels or rollout.state == "stopping", "cancels wait to stop", rollout)
+    pins = books.pinned.get(rollout.host, {}) if rollout.host else {}
+    _require((rollout.rollout_id in pins) == bool(rollout.host), "pinned where it says", rollout)
+    _require(not rollout.host or rollout.state in LIVE, "only live rollouts are pinned", rollout)
+    if rollout.state == "delayed":
+        waits = any(entry[2] is rollout for entry in books.delayed)
+        _require(waits, "a delayed rollout has a time to wake", rollout)
+
+
+def _check_workers(books: Books) -> None:
+    for worker in books.workers.values():
+        sizes = sum(books.input_bytes(rollout) for rollout in worker.leases.values())
+        _require(worker.used_bytes == sizes, f"bytes of {worker.worker_id} add up")
+        _require(not worker.alone or len(worker.leases) <= 1, "alone means alone")
+        for rollout in worker.leases.values():
+            _require(rollout.stage == worker.stage, "leased to a worker of its stage", rollout)
+            _require(rollout.host in {"", worker.host}, "on the host it is pinned to", rollout)
+
+
+def _check_queues(books: Books) -> None:
+    ready = [rollout for rollout in books.rollouts.values() if rollout.state == "ready"]
+    for (stage, host), queue in books.queues.items():
+        waiting = [r for r in ready if (r.stage, r.host) == (stage, host) and r.ticket > 0]
+        _require(len(queue) == len(waiting), f"queue of stage {stage} host {host!r} adds up")
+    isolated = [rollout for line in books.isolated.values() for rollout in line]
+    _require(
+        {r.rollout_id for r in isolated} == {r.rollout_id for r in ready if r.ticket == ISOLATED},
+        "isolated rollouts stand in their line",
+    )
+    for (stage, host), running in books.running.items():
+        on_host = [w for w in books.workers.values() if (w.stage, w.host) == (stage, host)]
+        _require(running == sum(len(w.leases) for w in on_host), f"running of {stage} adds up")
+
+
+def _check_clients(books: Books) -> None:
+    for client in books.clients.values():
+        members = [m for group in client.submissions.values() for s in group for m in s.members]
+        unacked = [member for member in members if member.state != "acked"]
+        _require(client.unacked == len(unacked), f"{client.client_id}: unacked adds up")
+        ended = {member.rollout_id for member in members if member.state == "ended"}
+        _require({r.rollout_id for r in client.ended.values()} == ended, "every end has a number")
+        both = client.delivered & set(client.pending)
+        _require(not both, "a result is delivered or pending")
+        every = client.delivered | set(client.pending)
+        _require(every <= set(client.ended), "only ended rollouts are delivered")
+        if client.connected:
+            _require(every == set(client.ended), "every ended rollout is on its way")
+        for seq, rollout in client.ended.items():
+            _require(rollout.result is not None and rollout.result.seq == seq, "numbered", rollout)
+
+
+def _check_totals(books: Books) -> None:
+    unacked = [r for r in books.rollouts.values() if r.state != "acked"]
+    _require(books.held_rollouts == len(unacked), "held rollouts add up")
+    submissions = {id(r.submission): r.submission for r in unacked}
+    tasks = sum(submission.body_bytes for submission in submissions.values())
+    _require(books.held_bytes == tasks + sum(r.size_bytes for r in unacked), "held bytes add up")
+    for cancel in books.cancels.values():
+        for rollout_id in cancel.waiting:
+            state = books.rollouts[rollout_id].state
+            _require(state == "stopping", f"cancel {cancel.cancel_id} waits for what stops")

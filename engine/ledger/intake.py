@@ -1,0 +1,276 @@
+"""The rules between trainer and broker: hello, submit, acknowledge, cancel, credit.
+
+Admission is bounded in rollouts and bytes; a client refused as full is told when there is room.
+A rollout_id that is known already is the same rollout and gets the same answer.
+"""
+
+from ..messages import (
+    Accepted,
+    Ack,
+    Cancel,
+    Credit,
+    Hello,
+    Refusal,
+    Submit,
+    Welcome,
+)
+from ..messages.trainer import RefusalCode
+from ..records import Usage
+from .books import Books
+from .instructions import Forget, Keep, KeepValue, Submitted
+from .rollouts import LedgerClient, LedgerRollout, PendingCancel, Submission
+from .states import LIVE
+
+
+def hello(books: Books, client_id: str, message: Hello, now: float) -> None:
+    """Open or resume a client's stay: everything unacknowledged is delivered again."""
+    del now
+    client = books.clients.get(client_id)
+    if client is None:
+        client = books.clients[client_id] = LedgerClient(client_id)
+    client.connected = True
+    client.window = max(1, message.window)
+    client.delivered.clear()
+    client.pending.clear()
+    client.pending.extend(sorted(client.ended))
+    rules = books.rules
+    welcome = Welcome(
+        broker_id=books.broker_id,
+        stages=tuple(stage.name for stage in rules.stages),
+        heartbeat_s=rules.heartbeat_s,
+        message_bytes=rules.message_bytes,
+        group=rules.group,
+        window=rules.client_window,
+        rollouts=client.unacked,
+    )
+    books.tell(client_id, welcome)
+    books.deliver(client)
+
+
+def gone(books: Books, client_id: str) -> None:
+    """Stop delivering to a client that has left; its results wait."""
+    client = books.clients.get(client_id)
+    if client is not None:
+        client.connected = False
+        client.waits_for_credit = False
+
+
+def submit(books: Books, client_id: str, message: Submit, body_bytes: int, now: float) -> None:
+    """Accept a submit, journalled before the answer, or refuse it whole."""
+    client = books.clients.get(client_id)
+    refusal = _refusal(books, client, message, body_bytes)
+    if refusal is not None:
+        code, why = refusal
+        books.counts[f"refused_{code}"] += 1
+        books.tell(client_id, Refusal(message.submit_id, code, why))
+        return
+    assert client is not None
+    fresh = tuple(name for name in message.rollout_ids if name not in books.rollouts)
+    if fresh:
+        _accept(books, client, message, fresh, body_bytes, now)
+    repeated = len(message.rollout_ids) - len(fresh)
+    books.tell(client_id, Accepted(message.submit_id, repeated))
+
+
+def ack(books: Books, client_id: str, message: Ack, now: float) -> None:
+    """Close the books on results that the trainer has, and deliver what the window allows."""
+    client = books.clients.get(client_id)
+    if client is None:
+        return
+    client.window = max(1, message.window)
+    for first, last in message.seqs:
+        span = range(first, last + 1)
+        known = span if len(span) <= len(client.ended) else sorted(client.ended)
+        for seq in known:
+            if first <= seq <= last and seq in client.ended:
+                books.acknowledge(client, seq, now)
+    books.deliver(client)
+    offer_credit(books)
+
+
+def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
+    """Cancel rollouts; the answer is sent once all of them are over."""
+    client = books.clients.get(client_id)
+    pending = PendingCancel(message.cancel_id, client_id)
+    books.cancels[client_id, message.cancel_id] = pending
+    targets = _targets(books, client, message, pending)
+    stopped = [target for target in targets if target.state == "leased"]
+    for target in targets:
+        _cancel_one(books, target, pending, now)
+    books.stop_attempts(stopped)
+    if not pending.waiting:
+        books.answer_cancel(pending)
+
+
+def offer_credit(books: Books) -> None:
+    """Tell clients that were refused as full how much would be taken now."""
+    rules = books.rules
+    rollouts = rules.rollouts - books.held_rollouts
+    room_bytes = rules.bytes - books.held_bytes
+    if rollouts <= 0 or room_bytes <= 0:
+        return
+    for client in books.clients.values():
+        if client.waits_for_credit and client.connected:
+            client.waits_for_credit = False
+            books.tell(client.client_id, Credit(rollouts, room_bytes))
+
+
+def book_submission(books: Books, entry: Submitted, order: int) -> Submission:
+    """Enter a submission and its rollouts, ready for the first stage; also used at restart."""
+    client = books.clients.setdefault(entry.client_id, LedgerClient(entry.client_id))
+    submission = Submission(
+        order,
+        entry.client_id,
+        entry.group_id,
+        entry.task_id,
+        entry.task_kind,
+        entry.priority,
+        entry.body_bytes,
+    )
+    client.submissions.setdefault(entry.group_id, []).append(submission)
+    for number, rollout_id in enumerate(entry.rollout_ids, order + 1):
+        rollout = LedgerRollout(number, rollout_id, submission, entry.at, entry.at)
+        submission.members.append(rollout)
+        books.rollouts[rollout_id] = rollout
+    size = len(entry.rollout_ids)
+    submission.unacked = submission.kept = size
+    client.unacked += size
+    books.held_rollouts += size
+    books.held_bytes += entry.body_bytes
+    books.next_order = max(books.next_order, order + size + 1)
+    return submission
+
+
+def _accept(
+    books: Books,
+    client: LedgerClient,
+    message: Submit,
+    fresh: tuple[str, ...],
+    body_bytes: int,
+    now: float,
+) -> None:
+    order = books.next_order
+    entry = Submitted(
+        client_id=client.client_id,
+        group_id=message.group_id,
+        task_id=message.task_id,
+        task_kind=message.task_kind,
+        priority=message.priority,
+        rollout_ids=fresh,
+        body_bytes=body_bytes,
+        at=now,
+    )
+    books.out.append(Keep(order, entry, body=True))
+    for rollout in book_submission(books, entry, order).members:
+        books.enqueue(rollout)
+    books.counts["accepted"] += len(fresh)
+
+
+def _refusal(
+    books: Books, client: LedgerClient | None, message: Submit, body_bytes: int
+) -> tuple[RefusalCode, str] | None:
+    rules = books.rules
+    if client is None:
+        return "hello_first", "say hello before the first submit"
+    if len(set(message.rollout_ids)) != len(message.rollout_ids):
+        return "invalid", "rollout_ids: an id repeats within the submit"
+    if len(message.rollout_ids) > rules.group:
+        return "invalid", f"rollout_ids: {len(message.rollout_ids)} are over {rules.group}"
+    if message.buffers[0].name != "task" or message.buffers[0].dtype != "json":
+        return "invalid", "buffers: expected exactly one json buffer named `task`"
+    fresh = 0
+    for rollout_id in message.rollout_ids:
+        known = books.rollouts.get(rollout_id)
+        if known is None:
+            fresh += 1
+        elif known.submission.client_id != client.client_id:
+            return "conflict", f"rollout_id {rollout_id} belongs to another client"
+        elif known.submission.group_id != message.group_id:
+            where = known.submission.group_id
+            return "conflict", f"rollout_id {rollout_id} is in group {where} already"
+    return _too_much(books, client, fresh, body_bytes) if fresh else None
+
+
+def _too_much(
+    books: Books, client: LedgerClient, fresh: int, body_bytes: int
+) -> tuple[RefusalCode, str] | None:
+    rules = books.rules
+    if fresh > rules.rollouts or body_bytes > rules.bytes:
+        return "invalid", f"can never fit: limits.rollouts {rules.rollouts}, bytes {rules.bytes}"
+    if books.held_rollouts + fresh > rules.rollouts:
+        client.waits_for_credit = True
+        return "full", f"{books.held_rollouts} rollouts are held, limits.rollouts {rules.rollouts}"
+    if books.held_bytes + body_bytes > rules.bytes:
+        client.waits_for_credit = True
+        return "full", f"{books.held_bytes} bytes are held, limits.bytes {rules.bytes}"
+    return None
+
+
+def _targets(
+    books: Books, client: LedgerClient | None, message: Cancel, pending: PendingCancel
+) -> list[LedgerRollout]:
+    if client is None:
+        pending.unknown += [*message.rollout_ids, *message.group_ids]
+        return []
+    found: dict[str, LedgerRollout] = {}
+    for rollout_id in message.rollout_ids:
+        rollout = books.rollouts.get(rollout_id)
+        if rollout is None or rollout.submission.client_id != client.client_id:
+            pending.unknown.append(rollout_id)
+        else:
+            found[rollout_id] = rollout
+    for group_id in message.group_ids:
+        submissions = client.submissions.get(group_id)
+        if submissions is None:
+            pending.unknown.append(group_id)
+        for submission in submissions or ():
+            found.update((member.rollout_id, member) for member in submission.members)
+    if message.everything:
+        groups = client.submissions.values()
+        members = [m for group in groups for submission in group for m in submission.members]
+        found.update((m.rollout_id, m) for m in members if m.state in LIVE)
+    return list(found.values())
+
+
+def _cancel_one(books: Books, target: LedgerRollout, pending: PendingCancel, now: float) -> None:
+    if target.state not in LIVE:
+        pending.ended.append(target.rollout_id)
+        return
+    target.cancels = (*target.cancels, pending.cancel_id)
+    pending.waiting.add(target.rollout_id)
+    if target.state == "leased":
+        target.step("stop", now, f"cancel {pending.cancel_id}")
+        target.deadline = now + books.rules.lease_s
+    elif target.state != "stopping":
+        books.end_cancelled(target, Usage(), now)
+
+
+def forget_acked(books: Books, now: float) -> None:
+    """Forget acknowledged rollouts whose retention is over, and those over the bound."""
+    rules, orders = books.rules, []
+    touched: dict[str, int] = {}
+    while books.acked:
+        at, rollout = books.acked[0]
+        if now - at <= rules.retention_s and len(books.acked) <= rules.rollouts:
+            break
+        books.acked.popleft()
+        orders += _forget_one(books, rollout)
+        client = books.clients[rollout.submission.client_id]
+        touched[client.client_id] = client.next_seq
+    for client_id, next_seq in touched.items():
+        books.out.append(KeepValue(f"client {client_id}", next_seq))
+    if orders:
+        books.out.append(Forget(tuple(orders)))
+
+
+def _forget_one(books: Books, rollout: LedgerRollout) -> list[int]:
+    submission = rollout.submission
+    del books.rollouts[rollout.rollout_id]
+    submission.kept -= 1
+    if submission.kept:
+        return [rollout.order]
+    groups = books.clients[submission.client_id].submissions
+    groups[submission.group_id].remove(submission)
+    if not groups[submission.group_id]:
+        del groups[submission.group_id]
+    return [rollout.order, submission.order]

@@ -1,0 +1,105 @@
+"""The books again from the journal's entries, in the order in which they were kept.
+
+What was leased is ready again, but nothing is dispatched until every worker known before has said
+hello, or a lease has passed: workers list what they hold and are adopted, so that rollouts in
+progress are not started over.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import JournalError
+from ..typed import compile_decoder
+from . import attempts, intake
+from .books import Books, Rules
+from .instructions import Acked, AttemptFailed, Ended, Rewound, StageDone, Submitted
+from .rollouts import LedgerClient, LedgerRollout
+
+_KINDS: tuple[type[Any], ...] = (Submitted, StageDone, AttemptFailed, Ended, Acked, Rewound)
+ENTRIES: dict[str, Callable[[Any], Any]] = {kind.__name__: compile_decoder(kind) for kind in _KINDS}
+
+
+class Recovery:
+    """Feed it every entry and value, then `finish`."""
+
+    def __init__(self, rules: Rules, broker_id: str, now: float) -> None:
+        self.books = Books(rules, broker_id)
+        self._now = now
+        self._by_order: dict[int, LedgerRollout] = {}
+        self._names = [stage.name for stage in rules.stages]
+
+    def entry(self, order: int, entry: Any) -> None:
+        """Apply one journal entry.
+
+        Raises: JournalError if it speaks of a stage that the topology no longer has.
+        """
+        if isinstance(entry, Submitted):
+            submission = intake.book_submission(self.books, entry, order)
+            for rollout in submission.members:
+                rollout.accepted_at = rollout.since = min(entry.at, self._now)
+                self._by_order[rollout.order] = rollout
+            return
+        rollout = self._by_order[order]
+        match entry:
+            case StageDone():
+                self._stage_done(rollout, entry)
+            case AttemptFailed(failure, counted):
+                rollout.failures = (*rollout.failures, failure)[-attempts.KEPT_FAILURES :]
+                rollout.failed += counted
+                rollout.deaths += not counted
+                rollout.attempt = rollout.seen = max(rollout.seen, failure.attempt)
+            case Ended(result):
+                self._ended(rollout, result)
+            case Acked():
+                self._acked(rollout)
+            case Rewound():
+                attempts.rewind(self.books, rollout, self._now, "recovered")
+                self.books.unqueue(rollout)
+
+    def value(self, key: str, value: Any) -> None:
+        """Apply one value kept under a key."""
+        if key == "workers":
+            self.books.expected = set(value)
+        elif key.startswith("client "):
+            client_id = key.removeprefix("client ")
+            client = self.books.clients.setdefault(client_id, LedgerClient(client_id))
+            client.next_seq = max(client.next_seq, value)
+
+    def finish(self) -> None:
+        """Queue what is unfinished, and give workers the time of a lease to be adopted."""
+        books = self.books
+        live = [rollout for rollout in books.rollouts.values() if rollout.state == "ready"]
+        for rollout in live:
+            books.enqueue(rollout)
+        books.recover_until = self._now + books.rules.lease_s
+        books.counts["recovered"] = len(live)
+        books.out.clear()
+
+    def _stage_done(self, rollout: LedgerRollout, entry: StageDone) -> None:
+        if entry.stage not in self._names:
+            raise JournalError(
+                f"the journal has a result of stage {entry.stage!r}, which the topology lacks: "
+                f"restore the stage, or start in a new run_dir"
+            )
+        rollout.stage = self._names.index(entry.stage)
+        rollout.attempt = entry.attempt
+        attempts.apply_stage(self.books, rollout, entry)
+        if rollout.stage + 1 < len(self._names):
+            rollout.stage += 1
+
+    def _ended(self, rollout: LedgerRollout, result: Any) -> None:
+        books = self.books
+        books.pin(rollout, "")
+        rollout.step("end", self._now, "recovered")
+        rollout.result = result
+        client = books.clients[rollout.submission.client_id]
+        client.ended[result.seq] = rollout
+        client.pending.append(result.seq)
+        client.next_seq = max(client.next_seq, result.seq + 1)
+        books.counts[result.outcome] += 1
+
+    def _acked(self, rollout: LedgerRollout) -> None:
+        assert rollout.result is not None
+        client = self.books.clients[rollout.submission.client_id]
+        client.pending.remove(rollout.result.seq)
+        self.books.acknowledge(client, rollout.result.seq, self._now)

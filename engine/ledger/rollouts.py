@@ -1,0 +1,137 @@
+"""The ledger's mutable books on one rollout, one submission, one client and one worker.
+
+Only the ledger's own modules write here. A rollout changes its state through `step` alone, which
+consults the table in states.py.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from ..errors import LedgerError
+from ..messages import Result
+from ..messages.worker import EarlyOutcome
+from ..records import Failure, Receipt, StageTiming, Usage
+from .states import TRANSITIONS, Action, State
+
+HISTORY = 32  # transitions kept for an error's report
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """The rollouts that one submit brought: one task, one group or a part of it."""
+
+    order: int
+    client_id: str
+    group_id: str
+    task_id: str
+    task_kind: str
+    priority: int
+    body_bytes: int
+    members: list["LedgerRollout"] = field(default_factory=list)
+    unacked: int = 0
+    kept: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class LedgerRollout:
+    """One rollout. `stage` is the stage that it waits for or is in."""
+
+    order: int
+    rollout_id: str
+    submission: Submission
+    accepted_at: float
+    since: float
+    state: State = "ready"
+    stage: int = 0
+    attempt: int = 0
+    base: int = 0  # attempts up to this one belong to stages already committed
+    seen: int = 0  # the highest attempt ever heard of
+    failed: int = 0  # attempts of this stage that count against its limit
+    deaths: int = 0  # workers that went for no known reason while at it
+    worker_id: str = ""
+    avoid: str = ""
+    deadline: float = 0.0
+    dispatched_at: float = 0.0
+    queue_s: float = 0.0
+    host: str = ""
+    size_bytes: int = 0
+    outcome: EarlyOutcome | None = None
+    reward: float | None = None
+    rewards: dict[str, float] | None = None
+    trainable: bool | None = None
+    usage: Usage = Usage()
+    failures: tuple[Failure, ...] = ()
+    timings: tuple[StageTiming, ...] = ()
+    cancels: tuple[str, ...] = ()
+    result: Result | None = None
+    ticket: int = 0  # its place in a queue; 0 in none
+    history: list[tuple[float, str]] = field(default_factory=list)
+
+    def step(self, action: Action, now: float, detail: str = "") -> None:
+        """Change the state as the table says.
+
+        Raises: LedgerError with the rollout's history if the table has no such transition.
+        """
+        after = TRANSITIONS.get((self.state, action))
+        if after is None:
+            message = f"rollout {self.rollout_id} is {self.state}: cannot {action} ({detail})"
+            raise LedgerError(message, [f"{at:.3f} {what}" for at, what in self.history])
+        if len(self.history) >= HISTORY:
+            del self.history[: HISTORY // 2]
+        self.history.append((now, f"{action} {detail}"))
+        self.state = after
+        self.since = now
+
+
+@dataclass(slots=True, eq=False)
+class LedgerClient:
+    """One trainer, across its connections."""
+
+    client_id: str
+    window: int = 0
+    connected: bool = False
+    next_seq: int = 1
+    unacked: int = 0
+    waits_for_credit: bool = False
+    submissions: dict[str, list[Submission]] = field(default_factory=dict)
+    ended: dict[int, LedgerRollout] = field(default_factory=dict)
+    delivered: set[int] = field(default_factory=set)
+    pending: deque[int] = field(default_factory=deque)
+
+
+@dataclass(slots=True, eq=False)
+class LedgerWorker:
+    """One process that runs handlers, from its hello until it is lost."""
+
+    worker_id: str
+    node: str
+    host: str
+    stage: int
+    slots: int
+    bytes: int
+    heard_at: float
+    lag_s: float = 0.0
+    used_bytes: int = 0
+    used_at: float = 0.0
+    silent: bool = False
+    alone: bool = False  # runs one suspect rollout and nothing else
+    reserved: bool = False  # being emptied for one
+    leases: dict[str, LedgerRollout] = field(default_factory=dict)
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether the credit that is left holds one more rollout of this size."""
+        if self.silent or self.alone or self.reserved or len(self.leases) >= self.slots:
+            return False
+        return not self.leases or self.used_bytes + size_bytes <= self.bytes
+
+
+@dataclass(slots=True, eq=False)
+class PendingCancel:
+    """A cancel that waits for workers to stop."""
+
+    cancel_id: str
+    client_id: str
+    waiting: set[str] = field(default_factory=set)
+    receipts: list[Receipt] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)

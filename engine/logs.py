@@ -1,0 +1,53 @@
+"""Logs of one process: key=value on a terminal, one JSON object a line elsewhere.
+
+Job: configure structlog once, at the start of a node's main.
+Does not know: what is logged.
+Invariants: every event carries its node's name, a level and a UTC time; logs go to stderr, so that
+standard output stays a program's answer.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from structlog.types import EventDict
+
+
+def configure(node: str, level: str = "info") -> None:
+    """Send events of `level` and above to stderr, each with the node's name.
+
+    Raises: ValueError if there is no such level.
+    """
+    threshold = logging.getLevelNamesMapping().get(level.upper())
+    if threshold is None:
+        raise ValueError(f"no log level {level!r}")
+    structlog.configure(
+        processors=[
+            _add(node),
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _renderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _add(node: str) -> structlog.types.Processor:
+    def processor(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        event["node"] = node
+        return event
+
+    return processor
+
+
+def _renderer() -> Any:
+    if sys.stderr.isatty():
+        return structlog.processors.KeyValueRenderer(
+            key_order=["timestamp", "level", "node", "event"], repr_native_str=False
+        )
+    return structlog.processors.JSONRenderer(sort_keys=True)

@@ -1,0 +1,186 @@
+"""Messages on the edge trainer - broker (DEALER - ROUTER)."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from ..records import Buffer, Failure, Outcome, Receipt, StageTiming
+from ..typed import Count, Id, Length, Seconds, Text
+
+Range = tuple[Count, Count]
+RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "draining", "hello_first"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Open or resume a client's stay; everything not acknowledged is delivered again."""
+
+    kind: ClassVar[str] = "hello"
+    client_id: Annotated[Id, "names the trainer across its own restarts"]
+    window: Annotated[Count, "results that may be delivered and not yet acknowledged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Submit the rollouts of one task; one body frame, the task's payload as json."""
+
+    kind: ClassVar[str] = "submit"
+    submit_id: Annotated[Id, "echoed in the answer"]
+    group_id: Annotated[Id, "the group that these rollouts form"]
+    task_id: Annotated[Id, "the task"]
+    task_kind: Annotated[Id, "which handlers serve it"]
+    rollout_ids: Annotated[
+        tuple[Id, ...],
+        Length(1, 65_536),
+        "chosen by the client; an id already known is the same rollout",
+    ]
+    buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "exactly one, named `task`"]
+    priority: Annotated[int, "higher goes first among this client's rollouts"] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Acknowledge results; the broker may forget them."""
+
+    kind: ClassVar[str] = "ack"
+    seqs: Annotated[tuple[Range, ...], "inclusive ranges of sequence numbers"]
+    window: Annotated[Count, "the new window"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Cancel rollouts, whole groups, or everything of this client."""
+
+    kind: ClassVar[str] = "cancel"
+    cancel_id: Annotated[Id, "echoed in the answer"]
+    rollout_ids: Annotated[tuple[Id, ...], "rollouts"] = ()
+    group_ids: Annotated[tuple[Id, ...], "groups"] = ()
+    everything: Annotated[bool, "all of this client's rollouts"] = False
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """Ask for the broker's state."""
+
+    kind: ClassVar[str] = "status_request"
+    request_id: Annotated[Id, "echoed in the answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Ask whether the broker is there."""
+
+    kind: ClassVar[str] = "ping"
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Leave; results wait for the next hello."""
+
+    kind: ClassVar[str] = "goodbye"
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Answer to hello: what this broker is and takes."""
+
+    kind: ClassVar[str] = "welcome"
+    broker_id: Annotated[Id, "fresh at every start of the broker"]
+    stages: Annotated[tuple[Id, ...], "the pipeline, in order"]
+    heartbeat_s: Annotated[Seconds, "how often to ping"]
+    message_bytes: Annotated[Count, "the largest message taken"]
+    group: Annotated[Count, "the most rollouts one submit may have"]
+    window: Annotated[Count, "the largest window granted without holding groups"]
+    rollouts: Annotated[Count, "this client's rollouts not yet acknowledged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The submit is journalled; each of its rollouts will end exactly once."""
+
+    kind: ClassVar[str] = "accepted"
+    submit_id: Annotated[Id, "of the submit"]
+    repeated: Annotated[Count, "how many of its rollouts were known already"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The submit was not taken; nothing of it was kept."""
+
+    kind: ClassVar[str] = "refused"
+    submit_id: Annotated[Id, "of the submit"]
+    code: Annotated[RefusalCode, "why; `full` and `disk_full` pass"]
+    message: Annotated[Text, "the same for people"]
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """There is room again, for a client that was refused as full."""
+
+    kind: ClassVar[str] = "credit"
+    rollouts: Annotated[Count, "rollouts that would be taken now"]
+    bytes: Annotated[Count, "bytes of payload that would be taken now"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A rollout that has ended; body frames are what its stages left."""
+
+    kind: ClassVar[str] = "result"
+    seq: Annotated[Count, "per client, from 1, in order of ending; the key to drop a repeat"]
+    rollout_id: Annotated[Id, "the rollout"]
+    group_id: Annotated[Id, "its group"]
+    task_id: Annotated[Id, "its task"]
+    outcome: Annotated[Outcome, "how it ended"]
+    reward: Annotated[float | None, "null unless it was evaluated or its outcome sets it"]
+    rewards: Annotated[dict[str, float], "the reward's parts"]
+    trainable: Annotated[bool, "whether a trainer may learn from it"]
+    failures: Annotated[tuple[Failure, ...], "every attempt that failed, oldest first"]
+    timings: Annotated[tuple[StageTiming, ...], "one for each committed stage"]
+    total_s: Annotated[Seconds, "accepted until ended"]
+    receipt: Annotated[Receipt | None, "of a cancel"] = None
+    buffers: Annotated[tuple[Buffer, ...], "the body frames, in order"] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Everything that the cancel named is over."""
+
+    kind: ClassVar[str] = "cancelled"
+    cancel_id: Annotated[Id, "of the cancel"]
+    receipts: Annotated[tuple[Receipt, ...], "one for each rollout that this cancel ended"]
+    ended: Annotated[tuple[Id, ...], "rollouts that had ended before"]
+    unknown: Annotated[tuple[Id, ...], "rollouts and groups that this client does not have"]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The broker's state; one body frame, named `status`, json."""
+
+    kind: ClassVar[str] = "status"
+    request_id: Annotated[Id, "of the request"]
+    buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "exactly one, named `status`"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Answer to ping."""
+
+    kind: ClassVar[str] = "pong"
+    broker_id: Annotated[Id, "changes when the broker restarts: say hello again"]
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Another connection said hello with this client_id; this one is no longer served."""
+
+    kind: ClassVar[str] = "replaced"
+    client_id: Annotated[Id, "the client"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A message of this peer was refused."""
+
+    kind: ClassVar[str] = "problem"
+    field: Annotated[Text, "the field at fault; empty if it is the whole message"] = ""
+    message: Annotated[Text, "what is wrong and what is allowed"] = ""

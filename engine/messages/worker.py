@@ -1,0 +1,167 @@
+"""Messages between workers, other nodes and the broker: control, work, results and broadcast."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from ..records import Buffer, Failure, Name, Usage
+from ..typed import Count, Id, Length, Seconds, Text
+
+Held = tuple[Id, Count]
+EarlyOutcome = Literal["truncated", "agent_timeout"]
+AttemptStatus = Literal["done", "failed", "cancelled", "released"]
+Role = Literal["worker", "router", "backend"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHello:
+    """Offer slots, and list every attempt held, so that a new broker adopts it."""
+
+    kind: ClassVar[str] = "worker_hello"
+    worker_id: Annotated[Id, "boot id, fresh at every start of the process that runs handlers"]
+    node: Annotated[Id, "the node's name in the topology"]
+    host: Annotated[Id, "the host it is on"]
+    stage: Annotated[Id, "the stage it serves"]
+    slots: Annotated[Count, "rollouts it takes at once"]
+    bytes: Annotated[Count, "bytes of work it takes at once"]
+    held: Annotated[tuple[Held, ...], "[rollout_id, attempt] running, or ended and unacknowledged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Renew the leases of the attempts listed."""
+
+    kind: ClassVar[str] = "heartbeat"
+    worker_id: Annotated[Id, "the worker"]
+    held: Annotated[tuple[Held, ...], "[rollout_id, attempt] running, or ended and unacknowledged"]
+    lag_s: Annotated[Seconds, "how long the loop that runs handlers has not answered"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCredit:
+    """Change what the worker takes at once; 0 slots drains it."""
+
+    kind: ClassVar[str] = "worker_credit"
+    worker_id: Annotated[Id, "the worker"]
+    slots: Annotated[Count, "rollouts it takes at once"]
+    bytes: Annotated[Count, "bytes of work it takes at once"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """The process that ran handlers is gone; every lease of this worker ends."""
+
+    kind: ClassVar[str] = "worker_lost"
+    worker_id: Annotated[Id, "the worker that is gone"]
+    culprit: Annotated[Text, "the rollout whose code was running when it went; empty if unknown"]
+    error: Annotated[Name, "what ended it: Blocked, Died"]
+    message: Annotated[Text, "the same for people"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGoodbye:
+    """Leave with nothing held."""
+
+    kind: ClassVar[str] = "worker_goodbye"
+    worker_id: Annotated[Id, "the worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHello:
+    """A node other than a worker is ready, and stays so while it repeats this with its figures."""
+
+    kind: ClassVar[str] = "node_hello"
+    boot_id: Annotated[Id, "fresh at every start"]
+    node: Annotated[Id, "the node's name in the topology"]
+    role: Annotated[Role, "what it is"]
+    host: Annotated[Id, "the host it is on"]
+    figures: Annotated[dict[str, float], "what it counts, for status"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerWelcome:
+    """Answer to worker_hello."""
+
+    kind: ClassVar[str] = "worker_welcome"
+    broker_id: Annotated[Id, "fresh at every start of the broker"]
+    work: Annotated[Id, "endpoint to connect a PULL socket to"]
+    drop: Annotated[tuple[Held, ...], "attempts held that have no lease: stop them"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReply:
+    """Answer to heartbeat: the truth about cancels and leases."""
+
+    kind: ClassVar[str] = "heartbeat_reply"
+    broker_id: Annotated[Id, "fresh at every start of the broker"]
+    drop: Annotated[tuple[Held, ...], "attempts held that have no lease: stop them"]
+
+
+@dataclass(frozen=True, slots=True)
+class HelloAgain:
+    """The broker does not know this worker: say hello."""
+
+    kind: ClassVar[str] = "hello_again"
+    broker_id: Annotated[Id, "fresh at every start of the broker"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultAck:
+    """These results are committed, or no longer wanted: forget them."""
+
+    kind: ClassVar[str] = "result_ack"
+    held: Annotated[tuple[Held, ...], "[rollout_id, attempt]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One attempt of one stage; body frames are the task and what earlier stages left."""
+
+    kind: ClassVar[str] = "work"
+    broker_id: Annotated[Id, "the broker that leased it; discard it if another welcomed you since"]
+    rollout_id: Annotated[Id, "the rollout"]
+    group_id: Annotated[Id, "its group"]
+    task_id: Annotated[Id, "its task"]
+    task_kind: Annotated[Id, "which handlers serve it"]
+    stage: Annotated[Id, "the stage"]
+    attempt: Annotated[Count, "from 1, over all stages of the rollout"]
+    timeout_s: Annotated[Seconds, "seconds that the handler may take"]
+    buffers: Annotated[tuple[Buffer, ...], Length(1, 4096), "the first is the task"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """How an attempt ended; body frames are what it leaves to later stages and the trainer."""
+
+    kind: ClassVar[str] = "stage_result"
+    worker_id: Annotated[Id, "the worker"]
+    rollout_id: Annotated[Id, "the rollout"]
+    stage: Annotated[Id, "the stage"]
+    attempt: Annotated[Count, "the attempt"]
+    status: Annotated[AttemptStatus, "released: not at fault, give it to another"]
+    work_s: Annotated[Seconds, "seconds in the handler"]
+    outcome: Annotated[EarlyOutcome | None, "how the agent ended, if not by finishing"] = None
+    final: Annotated[bool, "skip the stages that remain"] = False
+    pinned: Annotated[bool, "later stages run on this host, until it is lost"] = False
+    reward: Annotated[float | None, "the reward"] = None
+    rewards: Annotated[dict[str, float] | None, "the reward's parts"] = None
+    trainable: Annotated[bool | None, "overrides the outcome's own rule"] = None
+    failure: Annotated[Failure | None, "why it failed"] = None
+    retry: Annotated[bool, "whether another attempt may go better"] = True
+    usage: Annotated[Usage | None, "what it spent"] = None
+    buffers: Annotated[tuple[Buffer, ...], Length(0, 4096), "replace earlier ones of a name"] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """A broker is there; workers that it does not know should say hello. A hint."""
+
+    kind: ClassVar[str] = "boot"
+    broker_id: Annotated[Id, "fresh at every start of the broker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop these attempts. A hint: the truth is in the heartbeat's reply."""
+
+    kind: ClassVar[str] = "stop"
+    held: Annotated[tuple[Held, ...], "[rollout_id, attempt]"]

@@ -1,0 +1,37 @@
+"""Ties between a node and the process that launched it.
+
+Job: make the kernel end a node whose launcher is gone, so that no run leaves processes behind.
+Does not know: what the node does, or how it is launched.
+Invariants: without `ROLLMQ_PARENT` in the environment nothing is changed: a node started by hand
+belongs to its shell. Linux only.
+"""
+
+import ctypes
+import os
+import signal
+
+PARENT = "ROLLMQ_PARENT"
+PR_SET_PDEATHSIG = 1
+
+
+def child_environment() -> dict[str, str]:
+    """Return this environment plus the name of this process as the parent."""
+    return {**os.environ, PARENT: str(os.getpid())}
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the launcher's thread that started this node ends.
+
+    Call it first in a node's main. The launcher may have died between fork and this call, so its
+    id is compared after asking.
+
+    Raises: SystemExit if the launcher is gone already; OSError if the kernel refuses.
+    """
+    parent = os.environ.get(PARENT)
+    if parent is None:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != int(parent):
+        raise SystemExit(f"the launcher, process {parent}, is gone")

@@ -1,0 +1,232 @@
+"""Sockets with every bound set, and the poll-and-drain habits that ZeroMQ needs.
+
+All sockets are made here: finite high-water marks, a message limit, no lingering, no silent drops.
+Sends never block: a full pipe leaves the message with the sender. Receives drain what is there.
+
+`Outbox` keeps what a pipe would not take, in order, counted in messages and bytes.
+`Pump` lets an asyncio loop drain a socket without one await a message (facts: `await recv()` is
+fifteen times slower, and a cancelled one loses a message).
+
+This module knows no message: frames in, frames out.
+"""
+
+import asyncio
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import zmq
+
+from .errors import LocalProtocolError, NodeFailed
+
+LARGE_BYTES = 65_536  # from here on zero-copy sends pay (measured)
+IPC = "ipc://"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one socket may hold."""
+
+    queue_messages: int = 1000
+    message_bytes: int = 64 * 1024 * 1024
+
+
+def boot_id(name: str) -> str:
+    """Return a routing id that no process used before: nobody resumes a dead peer's identity."""
+    return f"{name}-{uuid4().hex[:12]}"
+
+
+def open_socket(
+    context: "zmq.Context[zmq.Socket[bytes]]", kind: int, bounds: Bounds, identity: str = ""
+) -> "zmq.Socket[bytes]":
+    """Return a socket of `kind` with every bound set.
+
+    Raises: zmq.ZMQError if the context has no room for another socket.
+    """
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.SNDHWM, bounds.queue_messages)
+    socket.setsockopt(zmq.RCVHWM, bounds.queue_messages)
+    socket.setsockopt(zmq.MAXMSGSIZE, bounds.message_bytes)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RECONNECT_IVL, 50)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    if kind == zmq.ROUTER:
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+    if identity:
+        socket.setsockopt(zmq.IDENTITY, identity.encode())
+    return socket
+
+
+def bind(socket: "zmq.Socket[bytes]", endpoint: str) -> str:
+    """Bind and return the endpoint in full; an IPC socket's directory is private to its owner.
+
+    Raises: NodeFailed if the address is taken or its directory is open to others.
+    """
+    if endpoint.startswith(IPC):
+        private_directory(Path(endpoint.removeprefix(IPC)).parent)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as wrong:
+        raise NodeFailed(f"cannot bind {endpoint}: {wrong}") from None
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+
+def private_directory(directory: Path) -> None:
+    """Make a directory that only this user may enter; Linux asks no more of a socket's peer.
+
+    Raises: NodeFailed if it belongs to somebody else.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.stat()
+    if found.st_uid != os.getuid():
+        raise NodeFailed(f"{directory} belongs to user {found.st_uid}, not to {os.getuid()}")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        directory.chmod(0o700)
+
+
+def drain(socket: "zmq.Socket[bytes]", most: int, *, copy: bool = True) -> list[list[Any]]:
+    """Receive up to `most` messages that are there now; without copy, body frames are zmq.Frame.
+
+    The first two frames of a message without copy are bytes all the same: they are small and read.
+    """
+    messages: list[list[Any]] = []
+    receive = _receive if copy else _receive_body_uncopied
+    while len(messages) < most:
+        try:
+            messages.append(receive(socket))
+        except zmq.Again:
+            break
+    return messages
+
+
+def _receive(socket: "zmq.Socket[bytes]") -> list[Any]:
+    return socket.recv_multipart(zmq.NOBLOCK)
+
+
+def _receive_body_uncopied(socket: "zmq.Socket[bytes]") -> list[Any]:
+    frames: list[Any] = [socket.recv(zmq.NOBLOCK)]
+    more = socket.getsockopt(zmq.RCVMORE)
+    while more:
+        if len(frames) < 2:
+            frames.append(socket.recv())
+            more = socket.getsockopt(zmq.RCVMORE)
+        else:
+            frame = socket.recv(copy=False)
+            frames.append(frame)
+            more = frame.more
+    return frames
+
+
+def send(socket: "zmq.Socket[bytes]", frames: Sequence[Any], message_bytes: int) -> bool:
+    """Send without blocking; return False if the pipe is full or the peer is gone.
+
+    Raises: LocalProtocolError if a frame is over `message_bytes`: the peer would cut the link.
+    """
+    largest = max(map(len, frames))
+    if largest > message_bytes:
+        raise LocalProtocolError(f"a frame of {largest} bytes is over the limit of {message_bytes}")
+    try:
+        socket.send_multipart(frames, zmq.NOBLOCK, copy=largest < LARGE_BYTES)
+    except zmq.Again:
+        return False
+    except zmq.ZMQError as wrong:
+        if wrong.errno == zmq.EHOSTUNREACH:
+            return False
+        raise
+    return True
+
+
+class Outbox:
+    """Messages that a pipe would not take yet, in order.
+
+    Sending through it keeps the order: nothing overtakes what waits.
+    """
+
+    def __init__(self, socket: "zmq.Socket[bytes]", bounds: Bounds) -> None:
+        self._socket = socket
+        self._bounds = bounds
+        self._waiting: deque[Sequence[Any]] = deque()
+        self.waiting_bytes = 0
+
+    def __len__(self) -> int:
+        """Return how many messages wait."""
+        return len(self._waiting)
+
+    def send(self, frames: Sequence[Any]) -> None:
+        """Send now, or keep the message until `flush` finds room."""
+        if self._waiting or not send(self._socket, frames, self._bounds.message_bytes):
+            self._waiting.append(frames)
+            self.waiting_bytes += sum(map(len, frames))
+
+    def flush(self) -> None:
+        """Send what waits, as far as the pipe takes it."""
+        while self._waiting:
+            frames = self._waiting[0]
+            if not send(self._socket, frames, self._bounds.message_bytes):
+                return
+            self._waiting.popleft()
+            self.waiting_bytes -= sum(map(len, frames))
+
+
+class Pump:
+    """Drain a socket from an asyncio loop, and flush its outbox when there is room.
+
+    `receive` is called on the loop with a batch of messages. The file descriptor is edge-triggered,
+    so after every send or receive the socket's events are looked at again before waiting.
+    """
+
+    def __init__(
+        self,
+        socket: "zmq.Socket[bytes]",
+        receive: Callable[[Iterable[list[Any]]], None],
+        bounds: Bounds,
+        *,
+        copy: bool = True,
+        most: int = 128,
+    ) -> None:
+        self.socket = socket
+        self.outbox = Outbox(socket, bounds)
+        self._receive = receive
+        self._copy = copy
+        self._most = most
+        self._loop = asyncio.get_running_loop()
+        self._again: asyncio.Handle | None = None
+        self._readable = socket.get(zmq.TYPE) not in {zmq.PUSH, zmq.PUB}
+        self._loop.add_reader(socket.fileno(), self._turn)
+        self._soon()
+
+    def send(self, frames: Sequence[Any]) -> None:
+        """Send now or as soon as the pipe has room."""
+        self.outbox.send(frames)
+        self._soon()
+
+    def close(self) -> None:
+        """Stop watching and close the socket; what waits in the outbox is dropped."""
+        self._loop.remove_reader(self.socket.fileno())
+        if self._again is not None:
+            self._again.cancel()
+        self.socket.close()
+
+    def _soon(self) -> None:
+        if self._again is None:
+            self._again = self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        self.outbox.flush()
+        events = int(self.socket.get(zmq.EVENTS))
+        if self._readable and events & zmq.POLLIN:
+            self._receive(drain(self.socket, self._most, copy=self._copy))
+            if not self.socket.closed:
+                self._soon()
+        elif self.outbox and events & zmq.POLLOUT:
+            self._soon()

@@ -1,0 +1,269 @@
+"""The topology as records: which processes run where, over which sockets, within which bounds.
+
+Job: hold a topology whose every default is filled in, and derive what follows from it: endpoints,
+socket paths and the processes to start.
+Does not know: YAML, how a file is checked (`topology_file.load` does both), or ZeroMQ.
+Invariants: a Topology that `load` returned is consistent: every host named exists, names are
+unique, every socket path fits into a Unix socket's address, and every bound is finite.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Durability = Literal["none", "process", "power"]
+Role = Literal["broker", "router", "backend", "worker"]
+Transport = Literal["ipc", "tcp"]
+
+BROKER_EDGES = ("front", "control", "results", "events")
+ROUTER_EDGES = ("router", "router_backends")
+IPC_PATH_LIMIT_BYTES = 107
+"""Linux keeps 108 bytes for a Unix socket's path, of which the last one is the NUL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine; without an address it is this one, reached over IPC."""
+
+    name: str
+    address: str | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSpec:
+    """Where the broker runs; `port` is the first of four in a row, used over TCP only."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of the broker and its sockets; reaching one is backpressure, never a loss."""
+
+    rollouts: int
+    bytes: int
+    memory_bytes: int
+    message_bytes: int
+    group: int
+    queue_messages: int
+    client_window: int
+    retention_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long one side waits for another before it acts."""
+
+    heartbeat_s: float
+    lease_s: float
+    drain_s: float
+    cancel_grace_s: float
+    connect_s: float
+    start_s: float
+    retry_delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How many workers of a stage run on a host."""
+
+    host: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A named step of the pipeline and the workers that do it.
+
+    `slots` and `memory_bytes` are one worker's credit; `ready` bounds the rollouts that wait for
+    this stage on one host.
+    """
+
+    name: str
+    workers: tuple[Placement, ...]
+    slots: int
+    memory_bytes: int
+    timeout_s: float
+    attempts: int
+    ready: int
+    handler: str | None
+
+    @property
+    def worker_count(self) -> int:
+        """The workers of this stage, over all hosts."""
+        return sum(placement.count for placement in self.workers)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSpec:
+    """The inference router; `port` is the first of two in a row, used over TCP only."""
+
+    host: str
+    port: int
+    policy: str
+    idle_s: float
+    queue: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """`count` inference backends of one kind; `capacity` is the open sessions of each.
+
+    `options` belong to the backend; the engine never reads them.
+    """
+
+    name: str
+    kind: str
+    host: str
+    count: int
+    capacity: int
+    options: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A process to start.
+
+    `spec` names what it is one of (a stage or a backend; "broker" and "router" stand for
+    themselves) and `index` counts from 0 within it, over all hosts.
+    """
+
+    name: str
+    role: Role
+    host: str
+    spec: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A whole topology; `path` is its file, `run_dir` is absolute."""
+
+    path: Path
+    name: str
+    run_dir: Path
+    durability: Durability
+    insecure: bool
+    hosts: tuple[Host, ...]
+    broker: BrokerSpec
+    limits: Limits
+    timeouts: Timeouts
+    stages: tuple[Stage, ...]
+    router: RouterSpec | None
+    backends: tuple[BackendSpec, ...]
+    log_level: str
+
+    @property
+    def transport(self) -> Transport:
+        """How processes reach each other: "tcp" as soon as a host has an address."""
+        return "tcp" if any(host.address for host in self.hosts) else "ipc"
+
+    @property
+    def socket_dir(self) -> Path:
+        """The directory of the IPC sockets; a short name, because their paths are limited."""
+        return socket_dir(self.run_dir)
+
+    def endpoint(self, edge: str) -> str:
+        """Return the ZeroMQ endpoint that an edge's binding side binds and the others connect to.
+
+        `edge` is one of front, control, results, events (bound by the broker), router (for run
+        workers) and router_backends (both bound by the router).
+
+        Raises:
+            ValueError: no such edge, or the topology has no router.
+
+        """
+        host, port = self._bound(edge)
+        if self.transport == "ipc":
+            return f"ipc://{self.socket_dir / edge}"
+        return f"tcp://{self._tcp_address(host)}:{port}"
+
+    def worker_endpoint(self, node: str, boot: str) -> str:
+        """Return the endpoint that the broker binds for the work of one worker.
+
+        `node` is the worker's name, `boot` the 8 hexadecimal digits of this start of it. Over TCP
+        the port is `*`: the system chooses it, and the worker is told.
+        """
+        if self.transport == "ipc":
+            return f"ipc://{worker_socket(self.run_dir, node, boot)}"
+        return f"tcp://{self._tcp_address(self.broker.host)}:*"
+
+    def nodes(self, host: str | None = None) -> tuple[Node, ...]:
+        """Return the processes to start, on one host or on all, binding sides first.
+
+        Raises:
+            KeyError: the topology has no such host.
+
+        """
+        if host is None:
+            return self._all_nodes()
+        self.host(host)
+        return tuple(node for node in self._all_nodes() if node.host == host)
+
+    def node(self, name: str) -> Node:
+        """Return the process of that name, or raise KeyError."""
+        return {node.name: node for node in self._all_nodes()}[name]
+
+    def host(self, name: str) -> Host:
+        """Return the host of that name, or raise KeyError."""
+        return {host.name: host for host in self.hosts}[name]
+
+    def stage(self, name: str) -> Stage:
+        """Return the stage of that name, or raise KeyError."""
+        return {stage.name: stage for stage in self.stages}[name]
+
+    def backend(self, name: str) -> BackendSpec:
+        """Return the backends of that name, or raise KeyError."""
+        return {backend.name: backend for backend in self.backends}[name]
+
+    def _bound(self, edge: str) -> tuple[str, int]:
+        if edge in BROKER_EDGES:
+            return self.broker.host, self.broker.port + BROKER_EDGES.index(edge)
+        if edge not in ROUTER_EDGES:
+            allowed = ", ".join(BROKER_EDGES + ROUTER_EDGES)
+            raise ValueError(f"no edge {edge!r}; the edges are {allowed}")
+        if self.router is None:
+            raise ValueError(f"edge {edge!r} needs a router, and topology {self.name!r} has none")
+        return self.router.host, self.router.port + ROUTER_EDGES.index(edge)
+
+    def _tcp_address(self, host: str) -> str:
+        address = self.host(host).address or ""
+        return f"[{address}]" if ":" in address else address
+
+    def _all_nodes(self) -> tuple[Node, ...]:
+        nodes = [Node("broker", "broker", self.broker.host, "broker", 0)]
+        if self.router is not None:
+            nodes.append(Node("router", "router", self.router.host, "router", 0))
+        for backend in self.backends:
+            hosts = [backend.host] * backend.count
+            nodes += _numbered(backend.name, "backend", hosts)
+        for stage in self.stages:
+            hosts = [placed.host for placed in stage.workers for _ in range(placed.count)]
+            nodes += _numbered(stage.name, "worker", hosts)
+        return tuple(nodes)
+
+
+def socket_dir(run_dir: Path) -> Path:
+    """Return the directory of a run's IPC sockets."""
+    return run_dir / "s"
+
+
+def worker_socket(run_dir: Path, node: str, boot: str) -> Path:
+    """Return the IPC socket that carries work to one start of one worker."""
+    return socket_dir(run_dir) / f"w-{node}-{boot}"
+
+
+def longest_socket(run_dir: Path, worker_counts: Iterable[tuple[str, int]]) -> Path:
+    """Return the longest IPC path that a run uses; `worker_counts` are (stage, workers) pairs."""
+    paths = [socket_dir(run_dir) / edge for edge in BROKER_EDGES + ROUTER_EDGES]
+    for stage, count in worker_counts:
+        paths.append(worker_socket(run_dir, f"{stage}-{max(count - 1, 0)}", "0" * 8))
+    return max(paths, key=lambda path: len(os.fsencode(path)))
+
+
+def _numbered(spec: str, role: Role, hosts: list[str]) -> list[Node]:
+    return [Node(f"{spec}-{i}", role, host, spec, i) for i, host in enumerate(hosts)]

@@ -1,0 +1,142 @@
+"""Frames to records and back: the one place that encodes and decodes.
+
+    frame 0    b"rollmq/1 submit"              protocol version and kind, ASCII
+    frame 1    {"submit_id": "s-1", ...}       the header, JSON
+    frame 2..  raw little-endian buffers       one for each entry of the header's "buffers"
+
+Wrong version, unknown kind, a header that does not fit its record, missing or trailing frames, and
+buffers whose length is not what their dtype and shape say are refused, naming the field. Body
+frames are never read or copied here. This module knows no socket.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from .errors import LocalProtocolError, RemoteProtocolError
+from .messages import Message
+from .records import Buffer
+from .typed import Mismatch, compile_decoder
+
+VERSION = 1
+PREFIX = b"rollmq/%d " % VERSION
+HEADER_BYTES = 8 * 1024 * 1024  # a cancel or heartbeat of 100,000 rollouts fits; garbage does not
+JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+M = TypeVar("M")
+
+
+class Codec(Generic[M]):
+    """Decode the messages that one edge carries in one direction; refuse all others."""
+
+    def __init__(self, kinds: Iterable[type[M]]) -> None:
+        self._decoders: dict[bytes, tuple[Callable[[Any], M], bool]] = {}
+        for kind in kinds:
+            first = PREFIX + kind.kind.encode()  # type: ignore[attr-defined]
+            has_body = "buffers" in kind.__dataclass_fields__  # type: ignore[attr-defined]
+            self._decoders[first] = (compile_decoder(kind), has_body)
+
+    def decode(self, frames: Sequence[Any]) -> tuple[M, list[Any]]:
+        """Return the record and its body frames, as they came (bytes or zmq.Frame).
+
+        Raises: RemoteProtocolError, naming the field.
+        """
+        if len(frames) < 2:
+            raise RemoteProtocolError(f"expected at least 2 frames, got {len(frames)}", "frames")
+        decoder, has_body = self._decoder(_bytes(frames[0]))
+        header = _parse(_bytes(frames[1]))
+        try:
+            record = decoder(header)
+        except Mismatch as wrong:
+            raise RemoteProtocolError(wrong.message, ".".join(wrong.path) or "header") from None
+        body = list(frames[2:])
+        _check_body(record.buffers if has_body else (), body)  # type: ignore[attr-defined]
+        return record, body
+
+    def _decoder(self, first: bytes) -> tuple[Callable[[Any], M], bool]:
+        found = self._decoders.get(first)
+        if found is not None:
+            return found
+        if not first.startswith(PREFIX):
+            expected = f"expected {PREFIX.decode()!r}, got {first[:24]!r}"
+            raise RemoteProtocolError(expected, "version")
+        allowed = ", ".join(sorted(kind[len(PREFIX) :].decode() for kind in self._decoders))
+        raise RemoteProtocolError(f"{first[:40]!r} is not one of {allowed}", "kind")
+
+
+def encode(message: Message, body: Sequence[Any] = ()) -> list[Any]:
+    """Return the frames of `message`; `body` holds one buffer for each of its descriptions.
+
+    Raises: LocalProtocolError if body and descriptions differ.
+    """
+    described = getattr(message, "buffers", ())
+    try:
+        _check_body(described, body)
+    except RemoteProtocolError as wrong:
+        raise LocalProtocolError(str(wrong)) from None
+    return [PREFIX + message.kind.encode(), orjson.dumps(message), *body]
+
+
+def json_buffer(name: str, value: Any) -> tuple[Buffer, bytes]:
+    """Describe and encode a JSON value as one body frame."""
+    text = orjson.dumps(value, option=JSON_OPTIONS)
+    return Buffer(name, "json", (len(text),)), text
+
+
+def array_buffer(name: str, array: npt.NDArray[Any]) -> tuple[Buffer, memoryview]:
+    """Describe an array as one body frame, without copying it where it is contiguous.
+
+    Raises: LocalProtocolError if its dtype has no form on the wire.
+    """
+    dtype: Any = array.dtype.name
+    if dtype not in {"int32", "int64", "float32", "float64", "uint8"}:
+        raise LocalProtocolError(f"dtype {dtype} is not one of the wire's", name)
+    flat = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
+    return Buffer(name, dtype, array.shape), flat.view(np.uint8).data
+
+
+def read_buffer(buffer: Buffer, frame: Any) -> Any:
+    """Return a body frame's JSON value, or its array as a read-only view on the frame.
+
+    Raises: RemoteProtocolError if a json frame does not parse.
+    """
+    data = memoryview(frame)
+    if buffer.dtype == "json":
+        try:
+            return orjson.loads(data)
+        except orjson.JSONDecodeError as wrong:
+            raise RemoteProtocolError(str(wrong), buffer.name) from None
+    array = np.frombuffer(data, dtype=np.dtype(buffer.dtype).newbyteorder("<"))
+    return array.reshape(buffer.shape)
+
+
+def size_bytes(body: Sequence[Any]) -> int:
+    """Add up the lengths of body frames."""
+    return sum(map(len, body))
+
+
+def _bytes(frame: Any) -> bytes:
+    return frame if frame.__class__ is bytes else frame.bytes
+
+
+def _parse(header: bytes) -> Any:
+    if len(header) > HEADER_BYTES:
+        raise RemoteProtocolError(f"{len(header)} bytes are over {HEADER_BYTES}", "header")
+    try:
+        return orjson.loads(header)
+    except orjson.JSONDecodeError as wrong:
+        raise RemoteProtocolError(str(wrong), "header") from None
+
+
+def _check_body(described: Sequence[Buffer], body: Sequence[Any]) -> None:
+    if len(described) != len(body):
+        raise RemoteProtocolError(f"{len(described)} described, {len(body)} sent", "buffers")
+    for buffer, frame in zip(described, body, strict=True):
+        if buffer.size_bytes != len(frame):
+            expected = f"{buffer.dtype} {list(buffer.shape)} is {buffer.size_bytes} bytes"
+            raise RemoteProtocolError(f"{expected}, got {len(frame)}", f"buffers.{buffer.name}")
+    if len({buffer.name for buffer in described}) != len(described):
+        raise RemoteProtocolError("names repeat", "buffers")

@@ -1,0 +1,1 @@
+"""rollmq's processes: broker, stage workers, inference router, backends, and the tasks they host."""

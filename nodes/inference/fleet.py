@@ -1,0 +1,53 @@
+"""The records that placement keeps: its bounds, requests, sessions and backends.
+
+Job: hold state. Does not know: any rule; only `placement` changes these.
+Invariants: a name that a record refers to is a key of one of placement's tables, or empty.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The bounds of placement: requests that wait, and seconds."""
+
+    queue: int
+    idle_s: float
+    lost_after_s: float
+    unplaced_s: float
+
+
+@dataclass(slots=True)
+class Request:
+    """One completion that a client waits for; missed if a heartbeat did not name its ticket."""
+
+    request_id: str
+    client: str
+    session: str
+    backend: str = ""
+    ticket: str = ""
+    tries: int = 0
+    is_missed: bool = False
+
+
+@dataclass(slots=True)
+class Session:
+    """A rollout's stay; `backend` is empty while it has none."""
+
+    client: str
+    used_at: float
+    backend: str = ""
+    requests: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Backend:
+    """A backend: `running` by ticket, `waiting` in order."""
+
+    node: str
+    capacity: int
+    heard_at: float
+    is_draining: bool = False
+    running: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, None] = field(default_factory=dict)
+    sessions: set[str] = field(default_factory=set)

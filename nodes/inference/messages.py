@@ -1,0 +1,171 @@
+"""Messages on the edges run worker - router and router - backend (both DEALER - ROUTER).
+
+Job: say what may be said there. The same `generate` and `generated` go over both edges; towards a
+backend, `request_id` is the router's ticket for one dispatch, so an answer to an older dispatch
+cannot be taken for the current one.
+Does not know: who is placed where, or any socket.
+Invariants: token IDs are int32, log-probabilities float32, spans int32; all as body frames. No kind
+has a name that the engine uses.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from engine.records import Buffer
+from engine.typed import AtLeast, Count, Id, Length, Seconds, Text
+
+from ..tasks import FinishReason
+
+FailureCode = Literal[
+    "full", "draining", "no_backend", "backend_lost", "backend_error", "too_long", "invalid"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Ask for one completion of the prompt in the body; a repeat of its id asks for nothing new."""
+
+    kind: ClassVar[str] = "generate"
+    request_id: Annotated[Id, "unique over all workers; towards a backend, the router's ticket"]
+    session: Annotated[Id, "stays on one backend"]
+    max_tokens: Annotated[Count, "the most tokens to sample"]
+    buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "`token_ids`, int32 [n]"]
+    temperature: Annotated[float, "of the softmax"] = 1.0
+    top_p: Annotated[float, "nucleus; 1 keeps every token"] = 1.0
+    top_k: Annotated[Count, "0 keeps every token"] = 0
+    stop_token_ids: Annotated[tuple[Count, ...], "end the completion, and are part of it"] = ()
+    seed: Annotated[int | None, "makes sampling repeatable where the backend can"] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop a request; no answer follows."""
+
+    kind: ClassVar[str] = "abort"
+    request_id: Annotated[Id, "the request; towards a backend, its ticket"]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """End a session and whatever of it is still running."""
+
+    kind: ClassVar[str] = "release"
+    session: Annotated[Id, "the session"]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPing:
+    """Ask whether the router is there and still has what this worker waits for."""
+
+    kind: ClassVar[str] = "router_ping"
+    open: Annotated[tuple[Id, ...], "requests without an answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A whole completion: `token_ids` int32 [n], `logprobs` float32 [n], `policy_spans` int32."""
+
+    kind: ClassVar[str] = "generated"
+    request_id: Annotated[Id, "of the request; from a backend, its ticket"]
+    finish_reason: Annotated[FinishReason, "why it ended"]
+    cached_tokens: Annotated[Count, "prompt tokens that the prefix cache held"]
+    backend: Annotated[Id, "the node that sampled"]
+    queue_s: Annotated[Seconds, "in the backend, before the prompt was computed"]
+    prefill_s: Annotated[Seconds, "until the first token"]
+    decode_s: Annotated[Seconds, "from the first token to the last"]
+    buffers: Annotated[tuple[Buffer, ...], Length(3, 3), "token_ids, logprobs, policy_spans"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateFailed:
+    """There will be no completion for this request."""
+
+    kind: ClassVar[str] = "generate_failed"
+    request_id: Annotated[Id, "of the request; from a backend, its ticket"]
+    code: Annotated[FailureCode, "why"]
+    message: Annotated[Text, "the same for people"]
+    retry: Annotated[bool, "whether asking again may go better"]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPong:
+    """The router is there; requests that it does not know have to be sent again."""
+
+    kind: ClassVar[str] = "router_pong"
+    router_id: Annotated[Id, "fresh at every start of the router"]
+    unknown: Annotated[tuple[Id, ...], "those of the ping's requests that it does not have"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendHello:
+    """Offer a backend."""
+
+    kind: ClassVar[str] = "backend_hello"
+    boot_id: Annotated[Id, "fresh at every start, and the socket's routing id"]
+    node: Annotated[Id, "the node's name in the topology"]
+    model: Annotated[Id, "what it serves"]
+    capacity: Annotated[Annotated[int, AtLeast(1)], "requests it takes at once"]
+    policy_version: Annotated[Count, "of the weights that it holds"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendHeartbeat:
+    """The backend is alive and works on these; what it never received shows by its absence."""
+
+    kind: ClassVar[str] = "backend_heartbeat"
+    boot_id: Annotated[Id, "the backend"]
+    held: Annotated[tuple[Id, ...], "tickets without an answer"]
+    policy_version: Annotated[Count, "of the weights that it holds"]
+    figures: Annotated[dict[str, float], "what it counts, for status"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendDrain:
+    """Place no new session here; what is open goes on."""
+
+    kind: ClassVar[str] = "backend_drain"
+    boot_id: Annotated[Id, "the backend"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendGoodbye:
+    """Leave; what is still open here is lost."""
+
+    kind: ClassVar[str] = "backend_goodbye"
+    boot_id: Annotated[Id, "the backend"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendWelcome:
+    """Answer to hello and heartbeat; a backend drops what another router_id gave it."""
+
+    kind: ClassVar[str] = "backend_welcome"
+    router_id: Annotated[Id, "fresh at every start of the router"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendHelloAgain:
+    """The router does not know this backend: drop everything and say hello."""
+
+    kind: ClassVar[str] = "backend_hello_again"
+    router_id: Annotated[Id, "fresh at every start of the router"]
+
+
+FROM_RUN_WORKER = (Generate, Abort, Release, RouterPing)
+TO_RUN_WORKER = (Generated, GenerateFailed, RouterPong)
+FROM_BACKEND = (
+    BackendHello,
+    BackendHeartbeat,
+    BackendDrain,
+    BackendGoodbye,
+    Generated,
+    GenerateFailed,
+)
+TO_BACKEND = (Generate, Abort, Release, BackendWelcome, BackendHelloAgain)
+
+FromRunWorker = Generate | Abort | Release | RouterPing
+ToRunWorker = Generated | GenerateFailed | RouterPong
+FromBackend = (
+    BackendHello | BackendHeartbeat | BackendDrain | BackendGoodbye | Generated | GenerateFailed
+)
+ToBackend = Generate | Abort | Release | BackendWelcome | BackendHelloAgain

@@ -1,0 +1,104 @@
+"""What a task kind is made of: functions named as the pipeline's stages.
+
+A task kind is a module. Each stage of the topology calls the module's function of that name:
+
+    async def init(context: Context) -> Output
+    async def run(context: Context) -> Output
+    async def eval(context: Context) -> Output
+
+They may be plain functions, which run in a thread. Kinds are found by entry point (group
+`rollmq.tasks`) or by dotted module name. This module knows no socket and no process.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.messages.worker import EarlyOutcome
+from engine.records import Task, Trajectory
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample one completion."""
+
+    max_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """One completion, token by token.
+
+    token_ids: int32 [n]. logprobs: float32 [n], of the policy that sampled.
+    policy_spans: int32 [k, 3]; (start, end, policy_version) over the completion, end exclusive.
+    cached_tokens: prompt tokens that the backend's prefix cache already held.
+    """
+
+    token_ids: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+    finish_reason: FinishReason
+    policy_spans: npt.NDArray[np.int32]
+    cached_tokens: int = 0
+
+
+class Model(Protocol):
+    """The policy, behind the inference router."""
+
+    async def generate(
+        self, session: str, token_ids: npt.NDArray[np.int32], sampling: Sampling
+    ) -> Generation:
+        """Sample a completion of `token_ids`, int32 [n]; a session stays on one backend.
+
+        Raises: BoundaryError("backend") if no backend answered in time.
+        """
+        ...
+
+    async def release(self, session: str) -> None:
+        """End a session; its backend may forget it."""
+        ...
+
+
+class Context(Protocol):
+    """What a handler is given."""
+
+    task: Task
+    rollout_id: str
+    group_id: str
+    stage: str
+    attempt: int
+    data: dict[str, Any]
+    trajectory: Trajectory | None
+    arrays: dict[str, npt.NDArray[Any]]
+    model: Model
+
+    def spent(self, *, turns: int = 0, tokens: int = 0) -> None:
+        """Count what this attempt has used, for receipts and the summary."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a stage leaves to later stages and the trainer.
+
+    data: JSON, delivered under the stage's name. final: skip the stages that remain.
+    pinned: later stages run on this host. outcome: how the agent ended, if not by finishing.
+    """
+
+    data: dict[str, Any] | None = None
+    trajectory: Trajectory | None = None
+    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    reward: float | None = None
+    rewards: dict[str, float] | None = None
+    outcome: EarlyOutcome | None = None
+    final: bool = False
+    pinned: bool = False
+    trainable: bool | None = None
