@@ -12,6 +12,7 @@ from typing import Any
 
 SPAWN = multiprocessing.get_context("spawn")
 STOP_S = 3.0
+Calls = Mapping[str, tuple[Callable[..., None], tuple[Any, ...]]]
 
 
 class CandidateError(Exception):
@@ -46,9 +47,7 @@ class Children:
 
 
 @contextmanager
-def children(
-    candidate: str, calls: Mapping[str, tuple[Callable[..., None], tuple[Any, ...]]]
-) -> Iterator[Children]:
+def children(candidate: str, calls: Calls) -> Iterator[Children]:
     """Run each call in its own process for the length of the block.
 
     Raises:

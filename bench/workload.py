@@ -66,7 +66,8 @@ def evaluate(first_token: int, last_token: int) -> float:
 
 def pack(trajectory: Trajectory) -> bytes:
     """Return the three arrays as one buffer of 9 n bytes."""
-    return b"".join((trajectory.token_ids, trajectory.logprobs, trajectory.loss_mask))
+    ids, logprobs, mask = trajectory.token_ids, trajectory.logprobs, trajectory.loss_mask
+    return b"".join((ids.data, logprobs.data, mask.data))
 
 
 def unpack(body: bytes | memoryview) -> Trajectory:

@@ -1,1 +1,55 @@
-"""rollmq's bus: records, wire, topology, ledger, journal and client; knows no LLM and no sandbox."""
+"""rollmq's bus: records, wire, topology, ledger, journal and client; knows no LLM and no sandbox.
+
+What is exported here is the public API; a test locks it.
+"""
+
+from .client import AsyncClient, Client
+from .errors import (
+    BoundaryError,
+    BrokerUnreachable,
+    ClientError,
+    Full,
+    JournalError,
+    LedgerError,
+    LocalProtocolError,
+    NodeFailed,
+    ProtocolError,
+    Refused,
+    RemoteProtocolError,
+    Replaced,
+    RollmqError,
+    StateLost,
+    TopologyError,
+)
+from .records import Failure, Receipt, Rollout, StageTiming, Task, Trajectory, Usage
+from .topology import Topology
+from .topology_file import load
+
+__all__ = [
+    "AsyncClient",
+    "BoundaryError",
+    "BrokerUnreachable",
+    "Client",
+    "ClientError",
+    "Failure",
+    "Full",
+    "JournalError",
+    "LedgerError",
+    "LocalProtocolError",
+    "NodeFailed",
+    "ProtocolError",
+    "Receipt",
+    "Refused",
+    "RemoteProtocolError",
+    "Replaced",
+    "Rollout",
+    "RollmqError",
+    "StageTiming",
+    "StateLost",
+    "Task",
+    "Topology",
+    "TopologyError",
+    "Trajectory",
+    "Usage",
+    "load",
+]

@@ -11,6 +11,7 @@
     |-- ClientError           what a trainer may see
     |   |-- Full                  the broker has no room now: wait, or submit less
     |   |-- Refused               the broker will not take this submit: change it
+    |   |-- StateLost             the broker forgot rollouts that it had accepted
     |   |-- BrokerUnreachable     nothing was heard within the deadline named
     |   `-- Replaced              another process said hello with this client_id
     |-- NodeFailed            a process of the topology could not be started or kept running
@@ -57,7 +58,7 @@ class ProtocolError(RollmqError):
 
 
 class LocalProtocolError(ProtocolError):
-    """This side was about to break the protocol; nothing was sent."""
+    """Our side was about to break the protocol; nothing was sent."""
 
 
 class RemoteProtocolError(ProtocolError):
@@ -94,6 +95,10 @@ class Refused(ClientError):  # noqa: N818 - reads as the answer that it reports
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         super().__init__(f"{code}: {message}")
+
+
+class StateLost(ClientError):  # noqa: N818 - reads as the event that it reports
+    """The broker restarted with durability none and forgot rollouts: submit them again."""
 
 
 class BrokerUnreachable(ClientError):  # noqa: N818 - reads as the state that it reports

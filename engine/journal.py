@@ -18,11 +18,12 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Literal
 
 from .errors import DiskFull, JournalError
@@ -35,9 +36,11 @@ from .journal_store import (
     Release,
     Store,
     Stored,
+    batch_length,
     fold,
     lock_directory,
     refuse_network_file_system,
+    split,
 )
 from .segments import Ballast, Cursor, Frames, Location, Place, Segments
 
@@ -46,9 +49,10 @@ __all__ = ["Durability", "Journal", "Location", "NullJournal", "Stored"]
 Durability = Literal["none", "process", "power"]
 
 MIB = 1024 * 1024
-BATCH_BYTES = 16 * MIB  # bodies in one commit: tens of milliseconds of a slow disk
 FIRST_RETRY_S = 0.2
 RETRY_S = 1.0
+GIVE_WAY_EVERY_S = 0.0005  # a commit needs the interpreter about six times
+GIVE_WAY_S = 1e-6  # Linux makes it 60 us, about what the writer needs to wake
 
 
 class NullJournal:
@@ -88,6 +92,9 @@ class NullJournal:
         Raises: JournalError.
         """
         raise JournalError(f"durability none keeps no bodies, asked for {location}")
+
+    def give_way(self) -> None:
+        """Do nothing: there is no writer."""
 
     def entries(self) -> Iterator[Stored]:
         """Yield nothing."""
@@ -135,24 +142,21 @@ class Journal:
             raise ValueError("durability none is NullJournal's")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_network_file_system(directory)
-        self._lock = lock_directory(directory)
-        try:
+        with ExitStack() as undo:
+            self._lock = lock_directory(directory)
+            undo.callback(os.close, self._lock)
             self._store = Store(directory / "journal.db", power_safe=durability == "power")
-            segments = Segments(directory / "bodies", segment_bytes)
-            self._cursor = Cursor(segments.adopt(self._store.bodies()), segment_bytes)
-        except JournalError:
-            os.close(self._lock)
-            raise
-        self._segments = segments
-        self._last = self._store.last
-        self._writer = Writer(
-            Disk(self._store, segments, Ballast(directory / "ballast", ballast_bytes), durability),
-            Pace(commit_rows, commit_s),
-            self._last,
-            wake,
-        )
+            undo.callback(self._store.close)
+            self._segments = Segments(directory / "bodies", segment_bytes)
+            self._cursor = Cursor(self._segments.adopt(self._store.bodies()), segment_bytes)
+            self._last = self._store.last
+            ballast = Ballast(directory / "ballast", ballast_bytes)
+            disk = Disk(self._store, self._segments, ballast, durability)
+            self._writer = Writer(disk, Pace(commit_rows, commit_s), self._last, wake)
+            undo.pop_all()
         self._queue = self._writer.queue
         self._unwritten = self._writer.unwritten
+        self._give_way_at = 0.0
         self._writer.start()
 
     @property
@@ -225,6 +229,16 @@ class Journal:
         if frames is not None:
             return memoryview(b"".join(frames))
         return self._segments.read(location)
+
+    def give_way(self) -> None:
+        """Let the writer run if it has work: for every turn of a loop that may never rest.
+
+        A thread that gives up the interpreter's lock for microseconds at a time, as sockets do,
+        takes it back before the writer has woken; commits then take hundreds of milliseconds.
+        """
+        if self._writer.durable < self._last and monotonic() >= self._give_way_at:
+            sleep(GIVE_WAY_S)
+            self._give_way_at = monotonic() + GIVE_WAY_EVERY_S
 
     def entries(self) -> Iterator[Stored]:
         """Yield what is committed, by position.
@@ -379,7 +393,7 @@ class Writer(threading.Thread):
             self._retry_s = RETRY_S
         elif not self._pending:
             self._accept(self.queue.get())
-            if self._pace.wait_s:
+            if self._pace.wait_s and not self._closing:
                 self._take_until(monotonic() + self._pace.wait_s, self._is_enough)
         for _ in range(self.queue.qsize()):
             self._accept(self.queue.get())
@@ -406,7 +420,7 @@ class Writer(threading.Thread):
 
     def _commit_next(self) -> None:
         """Commit the oldest changes that make one batch."""
-        count = _batch_length(self._pending, self._pace.rows)
+        count = batch_length(self._pending, self._pace.rows)
         if count:
             taken = list(islice(self._pending, count))
             self._commit(taken)
@@ -437,7 +451,7 @@ class Writer(threading.Thread):
 
         Raises: DiskFull while the ballast does not fit again.
         """
-        relief, rest = _split(self._pending, self._disk.segments.owner)
+        relief, rest = split(self._pending, self._disk.segments.owner)
         if relief:
             self._disk.ballast.free()
             self._commit(relief)
@@ -450,42 +464,3 @@ class Writer(threading.Thread):
 
 def _frees_space(change: Change | None) -> bool:
     return change is None or isinstance(change, Forget | Release)
-
-
-def _batch_length(pending: Iterable[Change], rows: int) -> int:
-    """Count the changes of the next batch: up to `rows`, and about BATCH_BYTES of bodies."""
-    count, size_bytes = 0, 0
-    for change in islice(pending, rows):
-        if isinstance(change, Append) and change.location is not None:
-            size_bytes += change.location.length
-        if count and size_bytes > BATCH_BYTES:
-            break
-        count += 1
-    return count
-
-
-def _split(
-    pending: Iterable[Change], owner: Callable[[Place], tuple[int, int] | None]
-) -> tuple[list[Change], list[Change]]:
-    """Part the deletions that may go ahead from the rest, and leave out what they delete."""
-    forgotten_at = {
-        order: change.position
-        for change in pending
-        if isinstance(change, Forget)
-        for order in change.orders
-    }
-    relief: list[Change] = []
-    rest: list[Change] = []
-    waiting: set[int] = set()
-    for change in pending:
-        if isinstance(change, Append):
-            if change.position > forgotten_at.get(change.order, 0):
-                rest.append(change)
-                waiting.add(change.order)
-        elif isinstance(change, Forget):
-            relief.append(change)
-        elif isinstance(change, Release) and (row := owner(change.place)):
-            (rest if row[0] in waiting else relief).append(change)
-        else:
-            rest.append(change)
-    return relief, rest

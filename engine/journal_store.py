@@ -1,4 +1,4 @@
-"""The journal's directory: its lock, its file system, and the database of entries and values.
+"""The journal's directory: its lock, its file system, its database, and what a batch of it is.
 
     lock         held with flock for as long as a broker has the journal open; names its process
     journal.db   SQLite in WAL mode: the rows, and where the bodies lie
@@ -17,24 +17,28 @@ import fcntl
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import orjson
 
 from .errors import DiskFull, JournalError
 from .segments import NO_SPACE, Frames, Location, Place, storage_errors, sync_directory
 
-SCHEMA_VERSION = 1
+BATCH_BYTES = 16 * 1024 * 1024  # bodies in one commit: tens of milliseconds of a slow disk
+SCHEMA_VERSION = 1  # as the last statement of SCHEMA sets it
 PROBE_BYTES = 64 * 1024  # more than the page or two that a failed write of SQLite asked for
 MOUNTINFO = Path("/proc/self/mountinfo")
 NETWORK_FILE_SYSTEMS = frozenset(
-    ["9p", "afs", "beegfs", "ceph", "cifs", "daos", "fuse", "glusterfs", "gfs2", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "wekafs"]
+    {"9p", "afs", "beegfs", "ceph", "cifs", "daos", "fuse", "gfs2", "glusterfs", "gpfs", "lustre"}
+    | {"ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "wekafs"}
 )
-SCHEMA = f"""
+SCHEMA = """
 BEGIN;
 CREATE TABLE entries (
     owner INTEGER, position INTEGER, kind TEXT, header BLOB,
@@ -63,7 +67,7 @@ CREATE TRIGGER commit_batch INSTEAD OF INSERT ON batch BEGIN
         FROM json_each(NEW.released));
     UPDATE stream SET last = max(last, NEW.last);
 END;
-PRAGMA user_version = {SCHEMA_VERSION};
+PRAGMA user_version = 1;
 COMMIT;
 """
 
@@ -165,6 +169,45 @@ def fold(changes: Sequence[Change], owner: Callable[[Place], tuple[int, int] | N
     return batch
 
 
+def batch_length(pending: Iterable[Change], rows: int) -> int:
+    """Count the changes of the next batch: up to `rows`, and about BATCH_BYTES of bodies."""
+    count, size_bytes = 0, 0
+    for change in islice(pending, rows):
+        if isinstance(change, Append) and change.location is not None:
+            size_bytes += change.location.length
+        if count and size_bytes > BATCH_BYTES:
+            break
+        count += 1
+    return count
+
+
+def split(
+    pending: Iterable[Change], owner: Callable[[Place], tuple[int, int] | None]
+) -> tuple[list[Change], list[Change]]:
+    """Part the deletions that may go ahead from the rest, and leave out what they delete."""
+    forgotten_at = {
+        order: change.position
+        for change in pending
+        if isinstance(change, Forget)
+        for order in change.orders
+    }
+    relief: list[Change] = []
+    rest: list[Change] = []
+    waiting: set[int] = set()
+    for change in pending:
+        if isinstance(change, Append):
+            if change.position > forgotten_at.get(change.order, 0):
+                rest.append(change)
+                waiting.add(change.order)
+        elif isinstance(change, Forget):
+            relief.append(change)
+        elif isinstance(change, Release) and (row := owner(change.place)):
+            (rest if row[0] in waiting else relief).append(change)
+        else:
+            rest.append(change)
+    return relief, rest
+
+
 class Store:
     """The database; `commit` is the writer's, the rest is for any thread."""
 
@@ -178,7 +221,7 @@ class Store:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
             self._expect_schema()
-            (self.last,) = self._database.execute("SELECT last FROM stream").fetchone()
+            self.last: int = self._database.execute("SELECT last FROM stream").fetchone()[0]
         sync_directory(path.parent)
 
     def _expect_schema(self) -> None:
@@ -232,7 +275,7 @@ class Store:
         """
         return dict(self._rows("SELECT key, value FROM pairs"))
 
-    def _rows(self, query: str) -> list[tuple[object, ...]]:
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
         with self._errors("read"), self._lock:
             return self._database.execute(query).fetchall()
 
@@ -246,7 +289,8 @@ class Store:
         try:
             yield
         except sqlite3.Error as error:
-            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL or self._probe_is_refused()
+            code = getattr(error, "sqlite_errorcode", None)
+            full = code == sqlite3.SQLITE_FULL or self._probe_is_refused()
             kind = DiskFull if full else JournalError
             raise kind(f"{self._path}: cannot {doing}: {error}") from error
 
@@ -265,8 +309,8 @@ class Store:
 
 
 def _statement_values(batch: Batch) -> tuple[str, str, str, str, bytes, int]:
-    data: list[bytes] = []
-    rows, pairs, at = [], [], 1  # SQL counts bytes from 1
+    data = [b"\0"]  # SQL takes a part of an empty blob for NULL
+    rows, pairs, at = [], [], 2  # SQL counts bytes from 1
     for entry in batch.entries():
         where = entry.location
         place = (where.segment, where.offset, where.length, where.crc) if where else (None,) * 4

@@ -148,6 +148,7 @@ class Rollout:
 
     rollout_id: str
     group_id: str
+    group_size: int
     task_id: str
     seq: int
     outcome: Outcome

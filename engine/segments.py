@@ -159,8 +159,8 @@ class Segments:
         ends: dict[int, tuple[int, int]] = {}  # the last body's end and offset, by segment
         for order, position, location in bodies:
             self.keep(order, position, location)
-            end = (location.offset + location.length, location.offset)
-            ends[location.segment] = max(end, ends.get(location.segment, (0, 0)))
+            span = (location.offset + location.length, location.offset)
+            ends[location.segment] = max(span, ends.get(location.segment, span))
         self._current = 0
         for number, (end, offset) in ends.items():
             self._trim(number, end, offset)
@@ -171,24 +171,24 @@ class Segments:
 
     def _trim(self, number: int, end: int, offset: int) -> None:
         path = self._path(number)
-        if not path.exists():
-            raise JournalError(f"{path}: the segment is missing; rows refer to offset {offset}")
-        if path.stat().st_size < end:
-            raise JournalError(f"{path}: the segment ends before the body at offset {offset}")
-        os.truncate(path, end)
+        with storage_errors(path, f"find the body at offset {offset}"):
+            if path.stat().st_size < end:
+                raise JournalError(f"{path}: ends within the body at offset {offset}")
+            os.truncate(path, end)
 
     def write(self, bodies: Iterable[tuple[Location, Frames]], *, sync: bool) -> None:
         """Write bodies to their places and, if `sync`, make them durable; may be repeated.
 
         Raises: DiskFull, JournalError.
         """
-        written = set()
-        for location, frames in _runs(bodies):
+        runs = list(_runs(bodies))
+        is_one_call = len(runs) == 1 and len(runs[0][1]) <= IOV_MAX
+        flags = os.RWF_DSYNC if sync and is_one_call else 0
+        for location, frames in runs:
             file = self._open(location)
             with storage_errors(self._path(location.segment), "write"):
-                _write(file, frames, location.offset)
-            written.add(location.segment)
-        for number in written if sync else ():
+                _write(file, frames, location.offset, flags)
+        for number in {run.segment for run, _ in runs} if sync and not flags else ():
             with storage_errors(self._path(number), "sync"):
                 os.fdatasync(self._files[number])
         if self._renamed and sync:
@@ -309,7 +309,8 @@ def _preallocate(file: int, size_bytes: int) -> None:
 def _runs(bodies: Iterable[tuple[Location, Frames]]) -> Iterator[tuple[Location, list[memoryview]]]:
     """Join bodies that lie side by side, so that one system call writes them."""
     first: Location | None = None
-    end, frames = 0, []
+    end = 0
+    frames: list[memoryview] = []
     for location, body in sorted(bodies, key=lambda pair: pair[0].place):
         if first is None or location.segment != first.segment or location.offset != end:
             if first is not None:
@@ -321,10 +322,10 @@ def _runs(bodies: Iterable[tuple[Location, Frames]]) -> Iterator[tuple[Location,
         yield first, frames
 
 
-def _write(file: int, frames: list[memoryview], offset: int) -> None:
+def _write(file: int, frames: list[memoryview], offset: int, flags: int) -> None:
     pending = [frame for frame in frames if frame.nbytes]
     while pending:
-        written = os.pwritev(file, pending[:IOV_MAX], offset)
+        written = os.pwritev(file, pending[:IOV_MAX], offset, flags)
         offset += written
         done = 0
         while done < len(pending) and written >= pending[done].nbytes:

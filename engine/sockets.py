@@ -207,12 +207,12 @@ class Pump:
         self.outbox.send(frames)
         self._soon()
 
-    def close(self) -> None:
+    def close(self, linger_ms: int = 0) -> None:
         """Stop watching and close the socket; what waits in the outbox is dropped."""
         self._loop.remove_reader(self.socket.fileno())
         if self._again is not None:
             self._again.cancel()
-        self.socket.close()
+        self.socket.close(linger=linger_ms)
 
     def _soon(self) -> None:
         if self._again is None:

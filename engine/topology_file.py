@@ -8,6 +8,7 @@ as an equal topology.
 """
 
 import os
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from .topology import (
 from .topology_fields import TOPOLOGY
 from .topology_reader import Values, read_topology, show_bytes
 from .topology_rules import apply_rules, home_host, placements
-from .topology_shapes import Bytes, Field, Many, Named, One, Section, Workers
+from .topology_shapes import Bytes, Field, Many, Named, One, Options, Section, Workers
 from .topology_yaml import Source, parse
 
 FORMAT_VERSION = 1
@@ -145,6 +146,8 @@ def _shown_field(field: Field, value: Any, *, bytes_as_text: bool) -> Any:
             shown = {
                 each.name: _shown(section, each, bytes_as_text=bytes_as_text) for each in value
             }
+        case Options(), _:
+            shown = deepcopy(value)
         case Workers(), _:
             shown = {placement.host: placement.count for placement in value}
     return shown

@@ -9,6 +9,7 @@ refused, derives from others, or was left out where leaving it out means none.
 import math
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
@@ -135,7 +136,7 @@ def _collection(source: Source, given: object, shape: Collection, place: Place) 
             return _scalar(given, each)
         case Options(), dict():
             _refuse_non_finite(source, given, place)
-            return given
+            return deepcopy(given)
     raise _Unfit(_mismatch(shape, given))
 
 

@@ -1,8 +1,8 @@
 """JSON into typed, frozen records, or a refusal that names the field.
 
-A record's annotations are its schema: `compile_decoder(cls)` reads them once and returns a function
-from a JSON object to an instance. Annotations may be str, int, float, bool, None, Literal, unions
-with None, `tuple[T, ...]`, fixed tuples, `dict[str, T]`, other records, and `Annotated[T, ...]` with
+A record's annotations are its schema: `compile_decoder(cls)` reads them once and returns a
+function from a JSON object to an instance. Annotations may be str, int, float, bool, None, Literal,
+unions with None, `tuple[T, ...]`, fixed tuples, `dict[str, T]`, other records, and `Annotated[T, ...]` with
 `Length`, `AtLeast` and a sentence for the documentation. An object with a key that the record lacks
 is refused; a key may be missing only where the record has a default.
 
@@ -264,7 +264,8 @@ _SCALARS: dict[Any, Decoder] = {str: _string, int: _integer, float: _number, boo
 def _name(value: Any) -> str:
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
     names |= {int: "an integer", float: "a number", type(None): "null"}
-    return names.get(value.__class__, value.__class__.__name__)
+    name: str = value.__class__.__name__
+    return names.get(value.__class__, name)
 
 
 def _short(value: Any) -> str:

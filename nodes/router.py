@@ -62,6 +62,7 @@ class Router:
         self._answer: tuple[messages.Generated, list[Any]] | None = None
         self._events: deque[events.Event] = deque()
         self._garbage = 0
+        self._refusal = ""
         self._probe_s = topology.timeouts.heartbeat_s / PROBES_PER_HEARTBEAT
         self._drain_s = topology.timeouts.drain_s
         self._stop_asked = False
@@ -108,6 +109,9 @@ class Router:
         self._context.term()
 
     def _probe(self) -> None:
+        if self._refusal:
+            self._log.warning("messages refused", total=self._garbage, last=self._refusal)
+            self._refusal = ""
         self._do(events.Tick())
         for client in {request.client for request in self.placement.requests.values()}:
             self._to_worker(client, messages.RouterPong(self.router_id, ()))
@@ -174,7 +178,7 @@ class Router:
 
     def _refuse(self, peer: bytes, wrong: RemoteProtocolError) -> None:
         self._garbage += 1
-        self._log.debug("message refused", peer=repr(peer), error=str(wrong))
+        self._refusal = f"{peer!r}: {wrong}"
 
     def _do(self, event: events.Event) -> None:
         self._events.append(event)

@@ -3,11 +3,11 @@
     client DEALER - ROUTER broker DEALER - DEALER worker    (one DEALER a stage)
 
 A message is [client id, header, body] inside and [header, body] at the client. Nothing is kept,
-leased or acknowledged: a process that dies loses what it held.
+leased or acknowledged: a process that dies loses what it held. Small frames are copied and the
+body travels as a frame, because avoiding a copy costs more than a small copy.
 """
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
@@ -15,12 +15,13 @@ import numpy as np
 import zmq
 
 from bench.measure import Meter, ReferenceResult
-from bench.processes import Children, children
+from bench.processes import Calls, Children, children
 from bench.references import main
-from bench.workload import HEADER, check, evaluate, init, pack, unpack
+from bench.workload import HEADER, WrongRolloutError, check, evaluate, init, pack, unpack
 from bench.workload import run as run_stage
 
 NAME = "raw_zmq"
+STAGES = ("init", "run", "eval")
 HIGH_WATER_MARK = 10_000  # messages; in_flight bounds them long before
 ANSWER_S = 20.0
 
@@ -34,12 +35,8 @@ def run(seconds: float, in_flight: int, tokens: int) -> ReferenceResult:
 
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        calls = {
-            "broker": (_broker, (folder,)),
-            "init": (_worker, (folder, "init", tokens)),
-            "run": (_worker, (folder, "run", tokens)),
-            "eval": (_worker, (folder, "eval", tokens)),
-        }
+        workers = {stage: (_worker, (folder, stage, tokens)) for stage in STAGES}
+        calls: Calls = {"broker": (_broker, (folder,)), **workers}
         with children(NAME, calls) as held:
             return _client(folder, held, seconds, in_flight, tokens)
 
@@ -63,7 +60,7 @@ def _client(
     socket.connect(_address(folder, "client"))
     try:
         _submit(socket, 0)
-        _receive(socket, tokens, {0})
+        _receive(socket, tokens)
         return _measure(socket, Meter(NAME, seconds), in_flight, tokens)
     except zmq.Again as error:
         raise held.failure(f"no answer for {ANSWER_S} s") from error
@@ -74,53 +71,60 @@ def _client(
 def _measure(
     socket: zmq.Socket[bytes], meter: Meter, in_flight: int, tokens: int
 ) -> ReferenceResult:
-    started = {}
-    for task_id in range(in_flight):
-        started[task_id] = perf_counter()
-        _submit(socket, task_id)
+    started = {task_id: _submit(socket, task_id) for task_id in range(in_flight)}
     task_id = in_flight
-    while meter.finished(started.pop(_receive(socket, tokens, started))):
-        started[task_id] = perf_counter()
-        _submit(socket, task_id)
+    while True:
+        answered = _receive(socket, tokens)
+        if answered not in started:
+            raise WrongRolloutError(f"task {answered} arrived, but is not under way")
+        if not meter.finished(started.pop(answered)):
+            return meter.result()
+        started[task_id] = _submit(socket, task_id)
         task_id += 1
-    return meter.result()
 
 
-def _submit(socket: zmq.Socket[bytes], task_id: int) -> None:
+def _submit(socket: zmq.Socket[bytes], task_id: int) -> float:
+    started = perf_counter()
     socket.send_multipart([HEADER.pack(task_id, 0.0), b""])
+    return started
 
 
-def _receive(socket: zmq.Socket[bytes], tokens: int, expected: object) -> int:
-    header, body = socket.recv_multipart(copy=False)
-    task_id, reward = HEADER.unpack(header.buffer)
+def _receive(socket: zmq.Socket[bytes], tokens: int) -> int:
+    header = socket.recv()
+    body = socket.recv(copy=False)
+    task_id, reward = HEADER.unpack(header)
     check(task_id, unpack(body.buffer), reward, tokens)
     return int(task_id)
 
 
 def _broker(folder: str) -> None:
-    ends = {name: _socket(zmq.DEALER) for name in ("init", "run", "eval")}
-    ends["client"] = _socket(zmq.ROUTER)
+    stages = [_socket(zmq.DEALER) for _ in STAGES]
+    clients = _socket(zmq.ROUTER)
     poller = zmq.Poller()
-    for name, socket in ends.items():
-        socket.bind(_address(folder, name))
+    for end, socket in zip(("client", *STAGES), (clients, *stages), strict=True):
+        socket.bind(_address(folder, end))
         poller.register(socket, zmq.POLLIN)
-    route = {
-        ends["client"]: (ends["init"], True),
-        ends["init"]: (ends["run"], True),
-        ends["run"]: (ends["eval"], False),
-        ends["eval"]: (ends["client"], False),
-    }
+    route = dict(zip((clients, *stages), (*stages, clients), strict=True))
     while True:
         for socket, _ in poller.poll():
-            _forward(socket, *route[socket])
+            _forward(socket, route[socket])
 
 
-def _forward(source: zmq.Socket[bytes], target: zmq.Socket[bytes], copy: bool) -> None:
-    try:
-        while True:
-            target.send_multipart(source.recv_multipart(zmq.NOBLOCK, copy=copy), copy=copy)
-    except zmq.Again:
-        return
+def _forward(source: zmq.Socket[bytes], target: zmq.Socket[bytes]) -> None:
+    while True:
+        try:
+            client = source.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        header = source.recv()
+        body = source.recv(copy=False)
+        _send(target, client, header, body)
+
+
+def _send(target: zmq.Socket[bytes], client: bytes, header: bytes, body: bytes | zmq.Frame) -> None:
+    target.send(client, zmq.SNDMORE)
+    target.send(header, zmq.SNDMORE)
+    target.send(body, copy=False)
 
 
 def _worker(folder: str, stage: str, tokens: int) -> None:
@@ -140,19 +144,16 @@ def _init(socket: zmq.Socket[bytes], _tokens: int) -> None:
 def _run(socket: zmq.Socket[bytes], tokens: int) -> None:
     client, header, prompt = socket.recv_multipart()
     trajectory = run_stage(np.frombuffer(prompt, np.int32), tokens)
-    socket.send(client, zmq.SNDMORE)
-    socket.send(header, zmq.SNDMORE)
-    socket.send(pack(trajectory), copy=False)
+    _send(socket, client, header, pack(trajectory))
 
 
 def _eval(socket: zmq.Socket[bytes], _tokens: int) -> None:
-    client, header, body = socket.recv_multipart(copy=False)
+    client, header = socket.recv(), socket.recv()
+    body = socket.recv(copy=False)
     token_ids = unpack(body.buffer).token_ids
-    task_id, _ = HEADER.unpack(header.buffer)
+    task_id, _ = HEADER.unpack(header)
     reward = evaluate(int(token_ids[0]), int(token_ids[-1]))
-    socket.send(client, zmq.SNDMORE)
-    socket.send(HEADER.pack(task_id, reward), zmq.SNDMORE)
-    socket.send(body, copy=False)
+    _send(socket, client, HEADER.pack(task_id, reward), body)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from .instructions import (
     AttemptFailed,
     Deliver,
     Dispatch,
+    DropWorker,
     Ended,
     Event,
     Forget,
@@ -61,6 +62,7 @@ __all__ = [
     "AttemptFailed",
     "Deliver",
     "Dispatch",
+    "DropWorker",
     "Ended",
     "Event",
     "Forget",
@@ -123,6 +125,11 @@ class Ledger:
     def validate(self) -> None:
         """Check every invariant. Raises: LedgerError naming the one that does not hold."""
         validate(self._books)
+
+    def unacked(self, client_id: str) -> int:
+        """Return how many of a client's rollouts it has not acknowledged."""
+        client = self._books.clients.get(client_id)
+        return client.unacked if client else 0
 
     def status(self, now: float) -> dict[str, object]:
         """Describe the books for people and tools; JSON-able."""

@@ -7,6 +7,8 @@ worker's own bus side saw whose code was running. Where nobody saw, rollouts tha
 such ends run alone from then on, so that one which kills its workers convicts itself and no other.
 """
 
+from dataclasses import replace
+
 from ..messages import (
     Heartbeat,
     HeartbeatReply,
@@ -24,6 +26,7 @@ from .books import Books
 from .instructions import (
     AttemptFailed,
     Dispatch,
+    DropWorker,
     FreeBody,
     Keep,
     KeepValue,
@@ -96,6 +99,7 @@ def lost(books: Books, message: WorkerLost, now: float) -> None:
     worker = books.workers.get(message.worker_id)
     if worker is not None:
         end_worker(books, worker, now, message.culprit, message.error, message.message)
+    books.out.append(Reply(message.worker_id, HeartbeatReply(books.broker_id, ())))
 
 
 def goodbye(books: Books, worker_id: str, now: float) -> None:
@@ -110,6 +114,9 @@ def result(books: Books, message: StageResult, body_bytes: int, now: float) -> N
     rollout = books.rollouts.get(message.rollout_id)
     if rollout is None or not _belongs(books, rollout, message):
         books.counts["late"] += 1
+    elif message.pinned and message.worker_id not in books.workers:
+        books.out.append(Reply(message.worker_id, HelloAgain(books.broker_id)))
+        return  # only a hello names the host; the worker keeps the result and sends it again
     else:
         rollout.seen = max(rollout.seen, message.attempt)
         current = rollout.attempt == message.attempt and rollout.worker_id == message.worker_id
@@ -120,6 +127,7 @@ def result(books: Books, message: StageResult, body_bytes: int, now: float) -> N
             _commit(books, rollout, message, body_bytes, now)
         elif current and rollout.state == "leased":
             _unfinished(books, rollout, message, now)
+            rollout.worker_id = ""  # this attempt is over: it cannot be adopted
     books.out.append(Settle(message.worker_id, message.rollout_id, message.attempt))
 
 
@@ -133,6 +141,7 @@ def end_worker(
 ) -> None:
     """Remove a worker; `culprit` is a rollout, NOBODY, or "" if nobody saw what happened."""
     alone = worker.alone
+    _unreserve(books, worker)
     for rollout in list(worker.leases.values()):
         books.unlease(rollout)
         blamed = rollout.rollout_id == culprit or (alone and not culprit)
@@ -140,6 +149,7 @@ def end_worker(
         failure = Failure(stage, attempt, "worker", error, why, worker.node)
         _interrupted(books, rollout, failure, now, blamed=blamed, suspected=not culprit)
     del books.workers[worker.worker_id]
+    books.out.append(DropWorker(worker.worker_id))
     _keep_workers(books)
     books.dirty.update(range(len(books.rules.stages)))
 
@@ -150,6 +160,7 @@ def expire(books: Books, now: float) -> None:
     for worker in list(books.workers.values()):
         if now - worker.heard_at > lease_s:
             worker.silent = True
+            books.dirty.add(worker.stage)
         if now - worker.heard_at > FORGET_LEASES * lease_s:
             end_worker(books, worker, now, "", "Silent", "the worker was not heard")
             continue
@@ -200,7 +211,7 @@ def rewind(books: Books, rollout: LedgerRollout, now: float, why: str) -> None:
     rollout.size_bytes = 0
     rollout.stage = 0
     rollout.failed = 0
-    rollout.base = rollout.seen = max(rollout.seen, rollout.attempt)
+    rollout.base = rollout.attempt = rollout.seen
     rollout.timings = ()
     rollout.reward = rollout.rewards = rollout.trainable = rollout.outcome = None
     books.enqueue(rollout)
@@ -212,6 +223,7 @@ def dispatch(books: Books, now: float) -> None:
         return
     if books.recover_until:
         books.recover_until = 0.0
+        books.expected.clear()
         books.dirty.update(range(len(books.rules.stages)))
     for stage in reversed(range(len(books.rules.stages))):
         if stage in books.dirty:
@@ -223,6 +235,7 @@ def dispatch(books: Books, now: float) -> None:
 def apply_stage(books: Books, rollout: LedgerRollout, entry: StageDone) -> bool:
     """Book a committed stage; return whether it was the last. Also used at restart."""
     rollout.base = entry.attempt
+    rollout.attempt = max(rollout.attempt, entry.attempt)
     rollout.seen = max(rollout.seen, entry.attempt)
     rollout.size_bytes += entry.body_bytes
     books.held_bytes += entry.body_bytes
@@ -253,7 +266,8 @@ def _heard(books: Books, worker: LedgerWorker, now: float) -> None:
 
 
 def _keep_workers(books: Books) -> None:
-    books.out.append(KeepValue("workers", list(books.workers)))
+    known = dict.fromkeys([*books.workers, *sorted(books.expected)])
+    books.out.append(KeepValue("workers", list(known)))
 
 
 def _end_predecessors(books: Books, message: WorkerHello, now: float) -> None:
@@ -281,15 +295,18 @@ def _renew(
 
 def _adopt(books: Books, worker: LedgerWorker, name: str, attempt: int, now: float) -> bool:
     rollout = books.rollouts.get(name)
-    if rollout is None or rollout.state not in {"ready", "delayed"}:
+    if rollout is None:
         return False
     known = rollout.worker_id == worker.worker_id and attempt == rollout.attempt
-    if rollout.stage != worker.stage or not (known or attempt > rollout.seen):
+    latest = attempt > rollout.seen or (known and attempt > rollout.base)
+    rollout.seen = max(rollout.seen, attempt)  # nobody is given this number again
+    if rollout.state not in {"ready", "delayed"} or rollout.stage != worker.stage:
+        return False
+    if worker.alone or rollout.host not in {"", worker.host} or not latest:
         return False
     books.unqueue(rollout)
     rollout.step("adopt", now, f"attempt {attempt} on {worker.worker_id}")
     rollout.attempt = attempt
-    rollout.seen = max(rollout.seen, attempt)
     books.lease(rollout, worker, now)
     books.counts["adopted"] += 1
     return True
@@ -306,8 +323,8 @@ def _belongs(books: Books, rollout: LedgerRollout, message: StageResult) -> bool
 def _commit(
     books: Books, rollout: LedgerRollout, message: StageResult, body_bytes: int, now: float
 ) -> None:
-    if rollout.state in RUNNING and rollout.worker_id != message.worker_id:
-        books.stop_attempts([rollout])
+    current = (rollout.attempt, rollout.worker_id) == (message.attempt, message.worker_id)
+    newer = [rollout] if rollout.state in RUNNING and not current else []
     worker = books.workers.get(message.worker_id)
     spent = message.usage or Usage()
     entry = StageDone(
@@ -328,6 +345,7 @@ def _commit(
         body_bytes=body_bytes,
     )
     books.out.append(Keep(rollout.order, entry, body=bool(message.buffers)))
+    books.stop_attempts(newer)
     books.unqueue(rollout)
     books.unlease(rollout)
     if apply_stage(books, rollout, entry):
@@ -352,7 +370,8 @@ def _unfinished(books: Books, rollout: LedgerRollout, message: StageResult, now:
     if message.status != "failed" or message.failure is None:
         books.release(rollout, now, f"attempt {message.attempt} {message.status}")
         return
-    fail(books, rollout, message.failure, now, retry=message.retry)
+    failure = replace(message.failure, stage=message.stage, attempt=message.attempt)
+    fail(books, rollout, failure, now, retry=message.retry)
 
 
 def fail(
@@ -403,16 +422,28 @@ def _dispatch_isolated(books: Books, stage: int, now: float) -> None:
         able = [worker for worker in books.workers.values() if _may_take(worker, rollout)]
         idle = [worker for worker in able if not worker.leases]
         if not idle:
-            if able and stage not in books.reserved:
-                books.reserved[stage] = min(able, key=lambda worker: len(worker.leases))
-                books.reserved[stage].reserved = True
+            _reserve(books, stage, able)
             return
         waiting.popleft()
         rollout.ticket = 0
         _start(books, rollout, idle[0], now)
         idle[0].alone = True
-    if stage in books.reserved:
-        books.reserved.pop(stage).reserved = False
+    _reserve(books, stage, [])
+
+
+def _reserve(books: Books, stage: int, able: list[LedgerWorker]) -> None:
+    reserved = books.reserved.get(stage)
+    if reserved is not None and reserved not in able:
+        _unreserve(books, reserved)
+    if able and stage not in books.reserved:
+        books.reserved[stage] = min(able, key=lambda worker: len(worker.leases))
+        books.reserved[stage].reserved = True
+
+
+def _unreserve(books: Books, worker: LedgerWorker) -> None:
+    if worker.reserved:
+        worker.reserved = False
+        del books.reserved[worker.stage]
 
 
 def _may_take(worker: LedgerWorker, rollout: LedgerRollout) -> bool:
@@ -422,7 +453,7 @@ def _may_take(worker: LedgerWorker, rollout: LedgerRollout) -> bool:
 
 def _dispatch_stage(books: Books, stage: int, now: float) -> None:
     able = [worker for worker in books.workers.values() if worker.stage == stage]
-    for host in {worker.host for worker in able}:
+    for host in dict.fromkeys(worker.host for worker in able):
         _dispatch_queue(books, stage, host, [w for w in able if w.host == host], now)
     _dispatch_queue(books, stage, "", able, now)
 

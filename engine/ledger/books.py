@@ -13,7 +13,7 @@ from ..messages import Cancelled, Message, Result
 from ..records import Outcome, Receipt, Usage
 from .instructions import Acked, Deliver, Ended, FreeBody, Instruction, Keep, StopAttempts, Tell
 from .queues import FairQueue
-from .rollouts import LedgerClient, LedgerRollout, LedgerWorker, PendingCancel, Submission
+from .rollouts import LedgerClient, LedgerRollout, LedgerWorker, PendingCancel
 
 ISOLATE_AFTER = 2  # unexplained ends of a worker until a rollout that was there runs alone
 ISOLATED = -1  # a ticket for the line of those that run alone
@@ -103,6 +103,7 @@ class Books:
             rollout.ticket = 0
         elif rollout.ticket:
             self.queue(rollout.stage, rollout.host).discard(rollout)
+        self._has_room(rollout.stage)
 
     def lease(self, rollout: LedgerRollout, worker: LedgerWorker, now: float) -> None:
         """Book a rollout on a worker; it is leased already."""
@@ -122,9 +123,12 @@ class Books:
         worker.used_bytes -= self.input_bytes(rollout)
         worker.alone = False
         self.running[rollout.stage, worker.host] -= 1
-        self.dirty.add(rollout.stage)
-        if rollout.stage:
-            self.dirty.add(rollout.stage - 1)
+        self._has_room(rollout.stage)
+
+    def _has_room(self, stage: int) -> None:
+        self.dirty.add(stage)
+        if stage:
+            self.dirty.add(stage - 1)
 
     def input_bytes(self, rollout: LedgerRollout) -> int:
         """Return the size of what the next stage is sent."""
@@ -190,7 +194,10 @@ class Books:
     def acknowledge(self, client: LedgerClient, seq: int, now: float) -> None:
         """Close the books on a result that the trainer has; keep its id for the retention time."""
         rollout = client.ended.pop(seq)
-        client.delivered.discard(seq)
+        if seq in client.delivered:
+            client.delivered.remove(seq)
+        else:
+            client.pending.remove(seq)
         rollout.step("ack", now)
         self.out.append(Keep(rollout.order, Acked()))
         submission = rollout.submission
@@ -251,6 +258,7 @@ def _result(
         seq=seq,
         rollout_id=rollout.rollout_id,
         group_id=submission.group_id,
+        group_size=submission.group_size,
         task_id=submission.task_id,
         outcome=outcome,
         reward=reward,

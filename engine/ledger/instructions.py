@@ -125,6 +125,13 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class DropWorker:
+    """A worker is gone: nothing more is sent to it."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopAttempts:
     """Broadcast that these attempts are no longer wanted."""
 
@@ -132,7 +139,17 @@ class StopAttempts:
 
 
 Instruction = (
-    Keep | KeepValue | FreeBody | Forget | Tell | Deliver | Dispatch | Settle | Reply | StopAttempts
+    Keep
+    | KeepValue
+    | FreeBody
+    | Forget
+    | Tell
+    | Deliver
+    | Dispatch
+    | Settle
+    | Reply
+    | DropWorker
+    | StopAttempts
 )
 
 
@@ -145,6 +162,7 @@ class Submitted:
     task_id: str
     task_kind: str
     priority: int
+    group_size: int
     rollout_ids: tuple[str, ...]
     body_bytes: int
     at: float

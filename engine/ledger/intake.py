@@ -41,7 +41,8 @@ def hello(books: Books, client_id: str, message: Hello, now: float) -> None:
         message_bytes=rules.message_bytes,
         group=rules.group,
         window=rules.client_window,
-        rollouts=client.unacked,
+        unacked=client.unacked,
+        acked_through=min(client.ended, default=client.next_seq) - 1,
     )
     books.tell(client_id, welcome)
     books.deliver(client)
@@ -65,10 +66,11 @@ def submit(books: Books, client_id: str, message: Submit, body_bytes: int, now: 
         books.tell(client_id, Refusal(message.submit_id, code, why))
         return
     assert client is not None
-    fresh = tuple(name for name in message.rollout_ids if name not in books.rollouts)
+    known = {name for name in message.rollout_ids if name in books.rollouts}
+    fresh = tuple(name for name in message.rollout_ids if name not in known)
     if fresh:
         _accept(books, client, message, fresh, body_bytes, now)
-    repeated = len(message.rollout_ids) - len(fresh)
+    repeated = tuple(name for name in message.rollout_ids if name in known)
     books.tell(client_id, Accepted(message.submit_id, repeated))
 
 
@@ -94,11 +96,14 @@ def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
     pending = PendingCancel(message.cancel_id, client_id)
     books.cancels[client_id, message.cancel_id] = pending
     targets = _targets(books, client, message, pending)
-    stopped = [target for target in targets if target.state == "leased"]
-    for target in targets:
-        _cancel_one(books, target, pending, now)
+    live = [target for target in targets if target.state in LIVE]
+    pending.ended += [target.rollout_id for target in targets if target.state not in LIVE]
+    pending.waiting.update(target.rollout_id for target in live)
+    stopped = [target for target in live if target.state == "leased"]
+    for target in live:
+        _cancel_one(books, target, message.cancel_id, now)
     books.stop_attempts(stopped)
-    if not pending.waiting:
+    if not live:
         books.answer_cancel(pending)
 
 
@@ -125,6 +130,7 @@ def book_submission(books: Books, entry: Submitted, order: int) -> Submission:
         entry.task_id,
         entry.task_kind,
         entry.priority,
+        entry.group_size,
         entry.body_bytes,
     )
     client.submissions.setdefault(entry.group_id, []).append(submission)
@@ -156,6 +162,7 @@ def _accept(
         task_id=message.task_id,
         task_kind=message.task_kind,
         priority=message.priority,
+        group_size=message.group_size or len(message.rollout_ids),
         rollout_ids=fresh,
         body_bytes=body_bytes,
         at=now,
@@ -232,14 +239,11 @@ def _targets(
     return list(found.values())
 
 
-def _cancel_one(books: Books, target: LedgerRollout, pending: PendingCancel, now: float) -> None:
-    if target.state not in LIVE:
-        pending.ended.append(target.rollout_id)
-        return
-    target.cancels = (*target.cancels, pending.cancel_id)
-    pending.waiting.add(target.rollout_id)
+def _cancel_one(books: Books, target: LedgerRollout, cancel_id: str, now: float) -> None:
+    if cancel_id not in target.cancels:
+        target.cancels = (*target.cancels, cancel_id)
     if target.state == "leased":
-        target.step("stop", now, f"cancel {pending.cancel_id}")
+        target.step("stop", now, f"cancel {cancel_id}")
         target.deadline = now + books.rules.lease_s
     elif target.state != "stopping":
         books.end_cancelled(target, Usage(), now)
@@ -265,12 +269,13 @@ def forget_acked(books: Books, now: float) -> None:
 
 def _forget_one(books: Books, rollout: LedgerRollout) -> list[int]:
     submission = rollout.submission
-    del books.rollouts[rollout.rollout_id]
     submission.kept -= 1
     if submission.kept:
-        return [rollout.order]
+        return []  # its entry would bring the rollout back at a restart
+    for member in submission.members:
+        del books.rollouts[member.rollout_id]
     groups = books.clients[submission.client_id].submissions
     groups[submission.group_id].remove(submission)
     if not groups[submission.group_id]:
         del groups[submission.group_id]
-    return [rollout.order, submission.order]
+    return [submission.order, *(member.order for member in submission.members)]

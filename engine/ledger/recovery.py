@@ -101,5 +101,4 @@ class Recovery:
     def _acked(self, rollout: LedgerRollout) -> None:
         assert rollout.result is not None
         client = self.books.clients[rollout.submission.client_id]
-        client.pending.remove(rollout.result.seq)
         self.books.acknowledge(client, rollout.result.seq, self._now)

@@ -13,6 +13,7 @@ from ..messages.worker import EarlyOutcome
 from ..records import Failure, Receipt, StageTiming, Usage
 from .states import TRANSITIONS, Action, State
 
+NOTHING_SPENT = Usage()
 HISTORY = 32  # transitions kept for an error's report
 
 
@@ -26,6 +27,7 @@ class Submission:
     task_id: str
     task_kind: str
     priority: int
+    group_size: int
     body_bytes: int
     members: list["LedgerRollout"] = field(default_factory=list)
     unacked: int = 0
@@ -59,7 +61,7 @@ class LedgerRollout:
     reward: float | None = None
     rewards: dict[str, float] | None = None
     trainable: bool | None = None
-    usage: Usage = Usage()
+    usage: Usage = NOTHING_SPENT
     failures: tuple[Failure, ...] = ()
     timings: tuple[StageTiming, ...] = ()
     cancels: tuple[str, ...] = ()

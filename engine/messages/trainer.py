@@ -34,6 +34,7 @@ class Submit:
         "chosen by the client; an id already known is the same rollout",
     ]
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "exactly one, named `task`"]
+    group_size: Annotated[Count, "the group's rollouts over all its submits; 0 for just these"] = 0
     priority: Annotated[int, "higher goes first among this client's rollouts"] = 0
 
 
@@ -67,9 +68,10 @@ class StatusRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Ask whether the broker is there."""
+    """Ask whether the broker is there, and whether it still owes results."""
 
     kind: ClassVar[str] = "ping"
+    nonce: Annotated[Count, "echoed in the answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ class Welcome:
     message_bytes: Annotated[Count, "the largest message taken"]
     group: Annotated[Count, "the most rollouts one submit may have"]
     window: Annotated[Count, "the largest window granted without holding groups"]
-    rollouts: Annotated[Count, "this client's rollouts not yet acknowledged"]
+    unacked: Annotated[Count, "this client's rollouts not yet acknowledged"]
+    acked_through: Annotated[Count, "every result up to this sequence number is acknowledged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class Accepted:
 
     kind: ClassVar[str] = "accepted"
     submit_id: Annotated[Id, "of the submit"]
-    repeated: Annotated[Count, "how many of its rollouts were known already"]
+    repeated: Annotated[tuple[Id, ...], "those of its rollouts that were known already"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class Result:
     seq: Annotated[Count, "per client, from 1, in order of ending; the key to drop a repeat"]
     rollout_id: Annotated[Id, "the rollout"]
     group_id: Annotated[Id, "its group"]
+    group_size: Annotated[Count, "how many rollouts the group has"]
     task_id: Annotated[Id, "its task"]
     outcome: Annotated[Outcome, "how it ended"]
     reward: Annotated[float | None, "null unless it was evaluated or its outcome sets it"]
@@ -167,6 +171,10 @@ class Pong:
 
     kind: ClassVar[str] = "pong"
     broker_id: Annotated[Id, "changes when the broker restarts: say hello again"]
+    nonce: Annotated[Count, "of the ping"]
+    unacked: Annotated[
+        Count, "this client's rollouts not acknowledged, by all that it sent before the ping"
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from engine.typed import AtLeast, Count, Id, Length, Seconds, Text
 
 from ..tasks import FinishReason
 
+Session = Annotated[str, Length(1, 256)]
 FailureCode = Literal[
     "full", "draining", "no_backend", "backend_lost", "backend_error", "too_long", "invalid"
 ]
@@ -27,7 +28,7 @@ class Generate:
 
     kind: ClassVar[str] = "generate"
     request_id: Annotated[Id, "unique over all workers; towards a backend, the router's ticket"]
-    session: Annotated[Id, "stays on one backend"]
+    session: Annotated[Session, "stays on one backend"]
     max_tokens: Annotated[Count, "the most tokens to sample"]
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "`token_ids`, int32 [n]"]
     temperature: Annotated[float, "of the softmax"] = 1.0
@@ -50,7 +51,7 @@ class Release:
     """End a session and whatever of it is still running."""
 
     kind: ClassVar[str] = "release"
-    session: Annotated[Id, "the session"]
+    session: Annotated[Session, "the session"]
 
 
 @dataclass(frozen=True, slots=True)

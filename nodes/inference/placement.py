@@ -249,13 +249,12 @@ class Placement:
         backend.heard_at = now
         self._out.append(Welcome(event.backend))
         held = frozenset(event.held)
-        for ticket in [ticket for ticket in backend.running if ticket not in held]:
-            self._missed(self.requests[backend.running[ticket]], backend.node, now)
-
-    def _missed(self, request: Request, node: str, now: float) -> None:
-        if request.is_missed:
-            self._again(request, node, now)
-        request.is_missed = True
+        for ticket, request_id in list(backend.running.items()):
+            request = self.requests[request_id]
+            if request.is_missed and ticket not in held:
+                self._again(request, backend.node, now)
+            else:
+                request.is_missed = ticket not in held
 
     def _backend_draining(self, event: BackendDraining, _now: float) -> None:
         backend = self.backends.get(event.backend)
@@ -280,7 +279,7 @@ class Placement:
     def _again(self, request: Request, node: str, now: float, avoid: str = "") -> None:
         self._leave(request)
         if request.tries >= TRIES:
-            message = f"lost with its backend {node}, the second time"
+            message = f"backend {node} lost it, the second time"
             self._fail(request, "backend_lost", message, retry=True)
             return
         self.counts["retried"] += request.tries

@@ -287,6 +287,13 @@ def test_the_resolved_file_loads_as_an_equal_topology(read: Read, text: str) -> 
     assert read(json.dumps(resolved(topology))) == topology
 
 
+def test_options_are_not_shared_between_backends_or_with_what_is_shown(read: Read) -> None:
+    topology = read(RICH.replace(", options: {speed: [1, 2.5, null, fast]}", ""))
+    assert topology.backends[0].options is not topology.backends[1].options
+    resolved(topology)["backends"][0]["options"]["changed"] = True
+    assert topology.backends[0].options == {}
+
+
 def test_the_table_of_keys_names_the_fields_of_the_records() -> None:
     for section, record in (
         (fields.HOST, records.Host),
@@ -391,7 +398,7 @@ def loaded_or_refused(file: Path) -> Topology | None:
     try:
         return load(file)
     except TopologyError as error:
-        lines = file.read_bytes().count(b"\n") + 1
+        lines = len(file.read_text(encoding="utf-8", errors="replace").splitlines()) + 1
         refused = error.problems
     assert refused
     assert all(1 <= problem.line <= lines for problem in refused)

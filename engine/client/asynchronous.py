@@ -1,0 +1,229 @@
+"""The trainer's client for asyncio: the same core, pumped by the event loop.
+
+async with AsyncClient("topology.yaml", client_id="trainer-0") as client:
+    await client.submit(Task("t-1", "reasoning", {...}), group_size=8)
+    async for rollout in client.rollouts():
+        ...
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import zmq
+
+from ..errors import BrokerUnreachable, ClientError, Full, RollmqError
+from ..messages import TO_TRAINER, Cancelled
+from ..records import Rollout, Task
+from ..sockets import Pump, boot_id, open_socket
+from ..wire import Codec, encode
+from .core import Core, Question, Submission
+from .groups import Groups
+from .requests import address, cancel_message, status_message, submit_message
+
+TICK_S = 0.05
+
+
+class AsyncClient:
+    """A trainer's connection to the broker, for one event loop; see Client for the arguments."""
+
+    def __init__(
+        self,
+        where: str | Path,
+        client_id: str | None = None,
+        *,
+        window: int = 256,
+        connect_s: float = 10.0,
+        patience_s: float = 60.0,
+    ) -> None:
+        self.client_id = client_id or f"client-{uuid4().hex[:8]}"
+        self._endpoint, self._bounds = address(where)
+        self._connect_s = connect_s
+        self._core = Core(self.client_id, window, patience_s)
+        self._codec: Codec[Any] = Codec(TO_TRAINER)
+        self._changed = asyncio.Event()
+        self._failure: RollmqError | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect and wait for the broker's welcome.
+
+        Raises: BrokerUnreachable.
+        """
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        socket = open_socket(self._context, zmq.DEALER, self._bounds, boot_id(self.client_id[:60]))
+        socket.connect(self._endpoint)
+        self._pump = Pump(socket, self._receive, self._bounds, copy=False)
+        self._core.start(time.monotonic())
+        self._ticking = asyncio.create_task(self._tick())
+        try:
+            await self._wait(lambda: self._core.welcome is not None, self._connect_s, "a welcome")
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the client."""
+        await self.close()
+
+    async def submit(
+        self,
+        task: Task,
+        group_size: int = 1,
+        *,
+        group_id: str | None = None,
+        rollout_ids: Sequence[str] | None = None,
+        priority: int = 0,
+        wait: bool = True,
+        timeout_s: float = 300.0,
+    ) -> tuple[str, ...]:
+        """Submit one group; return its rollout ids once the broker has journalled them.
+
+        Raises: Full, Refused, BrokerUnreachable, ValueError: as Client.submit.
+        """
+        message, body = submit_message(task, group_size, group_id, rollout_ids, priority)
+        submission = self._core.submit(message, body, wait=wait)
+        self._turn()
+        try:
+            await self._wait(lambda: _answered(submission), timeout_s, "room for a submit")
+        except BrokerUnreachable as silence:
+            if self._core.welcome is None:
+                raise
+            raise Full(f"no room for {timeout_s:g} s") from silence
+        return submission.message.rollout_ids
+
+    async def submit_all(self, tasks: Iterable[Task], group_size: int = 1) -> None:
+        """Submit many groups, one after the other as there is room. Raises: as `submit`."""
+        for task in tasks:
+            await self.submit(task, group_size)
+
+    async def rollouts(self) -> AsyncIterator[Rollout]:
+        """Iterate rollouts as they end, until the broker owes none. Raises: as Client.rollouts."""
+        while (rollout := await self._next()) is not None:
+            yield rollout
+            self._core.acknowledge([rollout.seq])
+        self._turn()
+
+    async def groups(self) -> AsyncIterator[list[Rollout]]:
+        """Iterate whole groups as their last member ends; see Client.groups."""
+        groups = Groups()
+        while (rollout := await self._next()) is not None:
+            group = groups.add(rollout)
+            self._core.holding = groups.holding
+            if group is not None:
+                yield group
+                self._core.acknowledge([member.seq for member in group])
+        for group in groups.rest():
+            yield group
+            self._core.acknowledge([member.seq for member in group])
+        self._core.holding = 0
+        self._turn()
+
+    async def cancel(
+        self,
+        rollout_ids: Sequence[str] = (),
+        *,
+        group_ids: Sequence[str] = (),
+        everything: bool = False,
+        timeout_s: float = 60.0,
+    ) -> Cancelled:
+        """Cancel, and return the receipts once everything named is over. Raises: as Client."""
+        message = cancel_message(rollout_ids, group_ids, everything=everything)
+        question = self._core.ask(f"cancel {message.cancel_id}", message)
+        answer = await self._answer(question, timeout_s, "the receipts of a cancel")
+        assert isinstance(answer, Cancelled)
+        return answer
+
+    async def status(self, timeout_s: float = 10.0) -> dict[str, Any]:
+        """Return the broker's state. Raises: BrokerUnreachable."""
+        message = status_message()
+        question = self._core.ask(f"status {message.request_id}", message)
+        report: dict[str, Any] = await self._answer(question, timeout_s, "the broker's status")
+        return report
+
+    async def close(self) -> None:
+        """Acknowledge what was taken, say goodbye and close the socket."""
+        if self._pump.socket.closed:
+            return
+        self._ticking.cancel()
+        self._core.leave()
+        self._send_all()
+        self._pump.outbox.flush()
+        self._pump.close(linger_ms=1000)
+        self._context.term()
+
+    async def _next(self) -> Rollout | None:
+        while not self._core.results:
+            if self._core.idle:
+                return None
+            self._core.settle(time.monotonic())
+            await self._changes(TICK_S)
+        return self._core.results.popleft()
+
+    async def _answer(self, question: Question, timeout_s: float, what: str) -> Any:
+        self._send_all()
+        await self._wait(lambda: question.answer is not None, timeout_s, what)
+        return question.answer
+
+    async def _wait(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() > deadline:
+                raise BrokerUnreachable(f"waited {timeout_s:g} s for {what} from {self._endpoint}")
+            await self._changes(TICK_S)
+
+    async def _changes(self, wait_s: float) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._core.flush()
+        self._send_all()
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), wait_s)
+        except TimeoutError:
+            return
+
+    async def _tick(self) -> None:
+        while self._failure is None:
+            self._turn()
+            await asyncio.sleep(TICK_S)
+
+    def _turn(self) -> None:
+        try:
+            self._core.tick(time.monotonic())
+        except ClientError as wrong:
+            self._failure = wrong
+            self._changed.set()
+        self._send_all()
+
+    def _receive(self, messages: Iterable[list[Any]]) -> None:
+        now = time.monotonic()
+        try:
+            for frames in messages:
+                message, body = self._codec.decode(frames)
+                self._core.receive(message, body, now)
+        except RollmqError as wrong:
+            self._failure = wrong
+        self._send_all()
+        self._changed.set()
+
+    def _send_all(self) -> None:
+        outgoing = self._core.outgoing
+        while outgoing:
+            message, body = outgoing.popleft()
+            self._pump.send(encode(message, body))
+
+
+def _answered(submission: Submission) -> bool:
+    if submission.error is not None:
+        raise submission.error
+    return submission.accepted

@@ -1,0 +1,284 @@
+"""The trainer's client, synchronous: it moves messages only inside its own calls.
+
+    with Client("topology.yaml", client_id="trainer-0") as client:
+        client.submit(Task("t-1", "reasoning", {...}), group_size=8)
+        for rollout in client.rollouts():
+            learn(rollout.trajectory, rollout.reward)
+
+A rollout is acknowledged when the next one is asked for, so a trainer that dies while it works on
+one receives it again, under the same `client_id`. Not thread-safe.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import zmq
+
+from ..errors import BrokerUnreachable, Full
+from ..messages import TO_TRAINER, Cancelled
+from ..records import Rollout, Task
+from ..sockets import boot_id, drain, open_socket, send
+from ..wire import Codec, encode
+from .core import Core, Question, Submission
+from .groups import Groups
+from .requests import address, cancel_message, status_message, submit_message
+
+POLL_S = 0.05  # the longest wait between two looks at the clock
+IN_FLIGHT = 64  # submits of `submit_all` that wait for their answer at once
+
+
+class Client:
+    """A trainer's connection to the broker.
+
+    where: a topology file, or the endpoint of the broker's front socket.
+    client_id: names this trainer across its own restarts; results not acknowledged come again.
+    window: results that may be delivered and not yet acknowledged.
+    patience_s: how long the broker may be silent (restarting, say) before BrokerUnreachable.
+
+    Raises: BrokerUnreachable if the broker does not answer within `connect_s`.
+    """
+
+    def __init__(
+        self,
+        where: str | Path,
+        client_id: str | None = None,
+        *,
+        window: int = 256,
+        connect_s: float = 10.0,
+        patience_s: float = 60.0,
+    ) -> None:
+        self.client_id = client_id or f"client-{uuid4().hex[:8]}"
+        self._endpoint, self._bounds = address(where)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = open_socket(
+            self._context, zmq.DEALER, self._bounds, boot_id(self.client_id[:60])
+        )
+        self._socket.connect(self._endpoint)
+        self._codec: Codec[Any] = Codec(TO_TRAINER)
+        self._core = Core(self.client_id, window, patience_s)
+        self._core.start(time.monotonic())
+        try:
+            self._wait(lambda: self._core.welcome is not None, connect_s, "the broker's welcome")
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the client."""
+        self.close()
+
+    @property
+    def owed(self) -> int:
+        """How many results are still to come, by the broker's last word."""
+        return max(0, self._core.owed)
+
+    def submit(
+        self,
+        task: Task,
+        group_size: int = 1,
+        *,
+        group_id: str | None = None,
+        rollout_ids: Sequence[str] | None = None,
+        priority: int = 0,
+        wait: bool = True,
+        timeout_s: float = 300.0,
+    ) -> tuple[str, ...]:
+        """Submit one group; return its rollout ids once the broker has journalled them.
+
+        With `wait`, a broker without room is waited for: results must be taken meanwhile for room
+        to appear, so rather use `run` for more than the broker's bound.
+
+        Raises: Full if there is no room (with `wait`, for `timeout_s`); Refused if the broker will
+        not take it; BrokerUnreachable; ValueError.
+        """
+        submission = self._submit(task, group_size, group_id, rollout_ids, priority, wait=wait)
+        self._wait_for_room(submission, timeout_s)
+        return submission.message.rollout_ids
+
+    def submit_all(self, tasks: Iterable[Task], group_size: int = 1) -> list[tuple[str, ...]]:
+        """Submit many groups with several submits in flight; return their rollout ids.
+
+        Raises: as `submit`.
+        """
+        flying: list[Submission] = []
+        names = []
+        for task in tasks:
+            flying.append(self._submit(task, group_size, None, None, 0, wait=True))
+            names.append(flying[-1].message.rollout_ids)
+            if len(flying) >= IN_FLIGHT:
+                self._wait_for_room(flying.pop(0), 300.0)
+        for submission in flying:
+            self._wait_for_room(submission, 300.0)
+        return names
+
+    def rollouts(self) -> Iterator[Rollout]:
+        """Iterate rollouts as they end, until the broker owes none.
+
+        Raises: BrokerUnreachable, Replaced, StateLost.
+        """
+        while (rollout := self._next()) is not None:
+            yield rollout
+            self._core.acknowledge([rollout.seq])
+        self._pump(0.0)
+
+    def groups(self) -> Iterator[list[Rollout]]:
+        """Iterate whole groups as their last member ends, until the broker owes nothing.
+
+        A group of which the broker will send no more (its other members were acknowledged before
+        this client started) comes at the end, as far as it was received.
+        """
+        groups = Groups()
+        while (rollout := self._next()) is not None:
+            group = groups.add(rollout)
+            self._core.holding = groups.holding
+            if group is not None:
+                yield group
+                self._core.acknowledge([member.seq for member in group])
+        for group in groups.rest():
+            yield group
+            self._core.acknowledge([member.seq for member in group])
+        self._core.holding = 0
+        self._pump(0.0)
+
+    def run(self, tasks: Iterable[Task], group_size: int = 1) -> Iterator[Rollout]:
+        """Submit tasks as the broker has room, and iterate rollouts as they end.
+
+        Raises: as `submit` and `rollouts`.
+        """
+        source = iter(tasks)
+        flying: list[Submission] = []
+        exhausted = False
+        while True:
+            while not exhausted and len(flying) < IN_FLIGHT:
+                task = next(source, None)
+                exhausted = task is None
+                if task is not None:
+                    flying.append(self._submit(task, group_size, None, None, 0, wait=True))
+            flying = [submission for submission in flying if not _answered(submission)]
+            if self._core.results:
+                rollout = self._core.results.popleft()
+                yield rollout
+                self._core.acknowledge([rollout.seq])
+            elif exhausted and not flying and self._core.idle:
+                return
+            else:
+                self._step()
+
+    def cancel(
+        self,
+        rollout_ids: Sequence[str] = (),
+        *,
+        group_ids: Sequence[str] = (),
+        everything: bool = False,
+        timeout_s: float = 60.0,
+    ) -> Cancelled:
+        """Cancel, and return the receipts once everything named is over.
+
+        Raises: ValueError if nothing is named; BrokerUnreachable.
+        """
+        message = cancel_message(rollout_ids, group_ids, everything=everything)
+        question = self._core.ask(f"cancel {message.cancel_id}", message)
+        answer = self._answer(question, timeout_s, "the receipts of a cancel")
+        assert isinstance(answer, Cancelled)
+        return answer
+
+    def status(self, timeout_s: float = 10.0) -> dict[str, Any]:
+        """Return the broker's state.
+
+        Raises: BrokerUnreachable.
+        """
+        message = status_message()
+        question = self._core.ask(f"status {message.request_id}", message)
+        report: dict[str, Any] = self._answer(question, timeout_s, "the broker's status")
+        return report
+
+    def close(self) -> None:
+        """Acknowledge what was taken, say goodbye and close the socket."""
+        if self._socket.closed:
+            return
+        self._core.leave()
+        self._send_all()
+        self._context.destroy(linger=1000)
+
+    def _submit(
+        self,
+        task: Task,
+        group_size: int,
+        group_id: str | None,
+        rollout_ids: Sequence[str] | None,
+        priority: int,
+        *,
+        wait: bool,
+    ) -> Submission:
+        message, body = submit_message(task, group_size, group_id, rollout_ids, priority)
+        submission = self._core.submit(message, body, wait=wait)
+        self._pump(0.0)
+        return submission
+
+    def _wait_for_room(self, submission: Submission, timeout_s: float) -> None:
+        try:
+            self._wait(lambda: _answered(submission), timeout_s, "room for a submit")
+        except BrokerUnreachable as silence:
+            if self._core.welcome is None:
+                raise
+            raise Full(f"no room for {timeout_s:g} s") from silence
+
+    def _next(self) -> Rollout | None:
+        while not self._core.results:
+            if self._core.idle:
+                return None
+            self._step()
+        return self._core.results.popleft()
+
+    def _step(self) -> None:
+        self._core.settle(time.monotonic())
+        self._core.flush()
+        self._pump(POLL_S)
+
+    def _answer(self, question: Question, timeout_s: float, what: str) -> Any:
+        self._wait(lambda: question.answer is not None, timeout_s, what)
+        return question.answer
+
+    def _wait(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() > deadline:
+                raise BrokerUnreachable(f"waited {timeout_s:g} s for {what} from {self._endpoint}")
+            self._pump(POLL_S)
+
+    def _pump(self, wait_s: float) -> None:
+        self._core.tick(time.monotonic())
+        self._send_all()
+        if self._socket.poll(int(wait_s * 1000)):
+            now = time.monotonic()
+            for frames in drain(self._socket, 256, copy=False):
+                message, body = self._codec.decode(frames)
+                self._core.receive(message, body, now)
+            self._send_all()
+
+    def _send_all(self) -> None:
+        outgoing = self._core.outgoing
+        while outgoing:
+            message, body = outgoing[0]
+            if not send(self._socket, encode(message, body), self._bounds.message_bytes):
+                return
+            outgoing.popleft()
+
+
+def _answered(submission: Submission) -> bool:
+    if submission.error is not None:
+        raise submission.error
+    return submission.accepted

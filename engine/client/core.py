@@ -1,0 +1,342 @@
+"""The trainer's side of the protocol as a pure core, shared by Client and AsyncClient.
+
+Messages in with the time, messages out through `outgoing`. It repeats what was not answered, says
+hello again to a broker that restarted, drops results that come twice, and counts what is still
+owed. No socket, no clock, no thread: the two clients are thin pumps around it.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import (
+    BrokerUnreachable,
+    Full,
+    Refused,
+    RemoteProtocolError,
+    Replaced,
+    StateLost,
+)
+from ..messages import (
+    Accepted,
+    Ack,
+    Cancel,
+    Cancelled,
+    Credit,
+    Goodbye,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Problem,
+    Refusal,
+    Result,
+    Status,
+    StatusRequest,
+    Submit,
+    Welcome,
+)
+from ..messages import Replaced as ReplacedMessage
+from ..records import Rollout, Trajectory
+from ..wire import read_buffer
+from .sequence import Sequence
+
+ACK_BATCH = 32  # results acknowledged in one message; fewer when the caller waits
+SETTLE_S = 0.02  # between two questions whether anything is still owed
+RETRY_S = 1.0  # an unanswered hello, or a submit refused for want of room, is repeated after this
+PASSING = frozenset({"full", "disk_full", "draining"})
+TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
+
+
+@dataclass(slots=True)
+class Submission:
+    """A submit that has not been accepted yet."""
+
+    message: Submit
+    body: tuple[bytes, ...]
+    wait: bool
+    sent_at: float | None = None
+    accepted: bool = False
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class Question:
+    """A cancel or status request and its answer."""
+
+    message: Cancel | StatusRequest
+    answer: Any = None
+
+
+@dataclass(slots=True)
+class Core:
+    """Everything that a client knows. Times are seconds of any clock that never goes back."""
+
+    client_id: str
+    window: int
+    patience_s: float
+    outgoing: deque[tuple[Message, tuple[bytes, ...]]] = field(default_factory=deque)
+    results: deque[Rollout] = field(default_factory=deque)
+    welcome: Welcome | None = None
+    owed: int = 0  # results still to come, by the broker's last word
+    holding: int = 0  # received, and held in groups that are not complete
+    idle: bool = False  # the broker has confirmed that it owes nothing
+    _submissions: dict[str, Submission] = field(default_factory=dict)
+    _questions: dict[str, Question] = field(default_factory=dict)
+    _received: Sequence = field(default_factory=Sequence)
+    _acked: Sequence = field(default_factory=Sequence)
+    _expected: set[str] = field(default_factory=set)
+    _to_ack: list[int] = field(default_factory=list)
+    _told_window: int = 0
+    _heard_at: float = 0.0
+    _hello_at: float | None = None
+    _ping_at: float = 0.0
+    _ping: tuple[int, int, int] | None = None  # nonce, unacknowledged here, activity
+    _nonce: int = 0
+    _activity: int = 0
+
+    def start(self, now: float) -> None:
+        """Say hello."""
+        self._heard_at = now
+        self._hello(now)
+
+    def submit(self, message: Submit, body: tuple[bytes, ...], *, wait: bool) -> Submission:
+        """Queue a submit; it is sent at once if the broker has welcomed us."""
+        submission = Submission(message, body, wait)
+        self._submissions[message.submit_id] = submission
+        self.idle = False
+        self._activity += 1
+        return submission
+
+    def ask(self, key: str, message: Cancel | StatusRequest) -> Question:
+        """Queue a question, repeated to a restarted broker until it is answered."""
+        question = self._questions[key] = Question(message)
+        if self.welcome is not None:
+            self._send(message)
+        return question
+
+    def acknowledge(self, seqs: list[int]) -> None:
+        """Acknowledge results; sent in batches."""
+        for seq in seqs:
+            self._acked.add(seq)
+        self._to_ack += seqs
+        if len(self._to_ack) >= ACK_BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the acknowledgements that wait, and a window that has changed."""
+        window = self.window + self.holding
+        if self.welcome is None or not (self._to_ack or window != self._told_window):
+            return
+        self._send(Ack(ranges(self._to_ack), window))
+        self._to_ack = []
+        self._told_window = window
+
+    def leave(self) -> None:
+        """Flush and say goodbye."""
+        self.flush()
+        if self.welcome is not None:
+            self._send(Goodbye())
+
+    def tick(self, now: float) -> None:
+        """Repeat what was not answered; notice silence.
+
+        Raises: BrokerUnreachable if nothing was heard for `patience_s`.
+        """
+        silent_s = now - self._heard_at
+        if silent_s > self.patience_s:
+            raise BrokerUnreachable(f"the broker was not heard for {silent_s:.1f} s")
+        if self.welcome is None:
+            if self._hello_at is None or now - self._hello_at >= RETRY_S:
+                self._hello(now)
+            return
+        if now - self._ping_at >= self.welcome.heartbeat_s:
+            self._send_ping(now)
+        for submission in self._submissions.values():
+            self._send_submission(submission, now)
+
+    def settle(self, now: float) -> None:
+        """Find out whether anything is still owed; `idle` says so once the broker has confirmed it.
+
+        Raises: StateLost if the broker owes nothing, but has not sent all that it accepted.
+        """
+        if self.welcome is None or self._submissions or self.results:
+            return
+        self.flush()
+        if self._ping is None and now - self._ping_at >= SETTLE_S:
+            self._send_ping(now)
+
+    def receive(self, message: Any, body: list[Any], now: float) -> None:
+        """Take one message from the broker.
+
+        Raises: RemoteProtocolError if its arrays do not fit together; Replaced if another process
+        said hello with our client_id.
+        """
+        self._heard_at = now
+        match message:
+            case Result():
+                self._result(message, body)
+            case Accepted(submit_id):
+                self._accepted(submit_id, message.repeated)
+            case Refusal(submit_id, code, why):
+                self._refused(submit_id, code, why, now)
+            case Welcome():
+                self._welcomed(message, now)
+            case Pong(broker_id, nonce, unacked):
+                self._ponged(broker_id, nonce, unacked, now)
+            case Credit():
+                self._resend_refused()
+            case Cancelled(cancel_id):
+                self._answered(f"cancel {cancel_id}", message)
+            case Status(request_id):
+                report = read_buffer(message.buffers[0], body[0])
+                self._answered(f"status {request_id}", report)
+            case ReplacedMessage(client_id):
+                raise Replaced(f"another process said hello as {client_id!r}")
+            case Problem(where, why):
+                self._problem(where, why, now)
+
+    def _hello(self, now: float) -> None:
+        self.welcome = None
+        self._ping = None
+        self._hello_at = now
+        self._told_window = self.window + self.holding
+        self._send(Hello(self.client_id, self._told_window))
+
+    def _welcomed(self, message: Welcome, now: float) -> None:
+        self.welcome = message
+        self._ping_at = now
+        self.owed = message.unacked
+        self._received.skip_to(message.acked_through)
+        self._acked.skip_to(message.acked_through)
+        for question in self._questions.values():
+            self._send(question.message)
+        for submission in self._submissions.values():
+            submission.sent_at = None
+            self._send_submission(submission, now)
+
+    def _send_ping(self, now: float) -> None:
+        self._ping_at = now
+        self._nonce += 1
+        unacked = len(self._received) - len(self._acked) + len(self._to_ack)
+        self._ping = (self._nonce, unacked, self._activity)
+        self._send(Ping(self._nonce))
+
+    def _ponged(self, broker_id: str, nonce: int, unacked: int, now: float) -> None:
+        if self.welcome is not None and broker_id != self.welcome.broker_id:
+            self._hello(now)
+            return
+        if self._ping is None or self._ping[0] != nonce:
+            return
+        _, here, activity = self._ping
+        self._ping = None
+        self.owed = unacked - here
+        quiet = activity == self._activity and not self._submissions
+        self.idle = quiet and self.owed <= 0
+        if self.idle and self._expected:
+            gone = len(self._expected)
+            self._expected.clear()
+            raise StateLost(f"the broker has forgotten {gone} rollouts that it had accepted")
+
+    def _send_submission(self, submission: Submission, now: float) -> None:
+        if self.welcome is not None and submission.sent_at is None:
+            submission.sent_at = now
+            self._send(submission.message, submission.body)
+        elif submission.sent_at is not None and now - submission.sent_at > 10 * RETRY_S:
+            submission.sent_at = None
+
+    def _accepted(self, submit_id: str, repeated: tuple[str, ...]) -> None:
+        submission = self._submissions.pop(submit_id, None)
+        if submission is not None:
+            submission.accepted = True
+            fresh = set(submission.message.rollout_ids).difference(repeated)
+            self._expected |= fresh
+            self.owed += len(fresh)
+            self._activity += 1
+
+    def _refused(self, submit_id: str, code: str, why: str, now: float) -> None:
+        submission = self._submissions.get(submit_id)
+        if submission is None:
+            return
+        if code == "hello_first":
+            self._hello(now)
+        elif code in PASSING and submission.wait:
+            submission.sent_at = now - 9 * RETRY_S
+        else:
+            del self._submissions[submit_id]
+            submission.error = Full(why) if code in PASSING else Refused(code, why)
+
+    def _resend_refused(self) -> None:
+        for submission in self._submissions.values():
+            submission.sent_at = None
+
+    def _answered(self, key: str, answer: Any) -> None:
+        question = self._questions.pop(key, None)
+        if question is not None:
+            question.answer = answer
+
+    def _problem(self, where: str, why: str, now: float) -> None:
+        if why == "say hello first":
+            self._hello(now)
+        else:
+            raise RemoteProtocolError(f"the broker refused our message: {why}", where)
+
+    def _result(self, message: Result, body: list[Any]) -> None:
+        if message.seq in self._received:
+            if message.seq in self._acked:
+                self._to_ack.append(message.seq)
+            return
+        self._received.add(message.seq)
+        self._expected.discard(message.rollout_id)
+        self._activity += 1
+        self.owed -= 1
+        self.results.append(rollout_from(message, body))
+
+    def _send(self, message: Message, body: tuple[bytes, ...] = ()) -> None:
+        self.outgoing.append((message, body))
+
+
+def rollout_from(message: Result, body: list[Any]) -> Rollout:
+    """Build the trainer's record from a result; arrays are views on its frames.
+
+    Raises: RemoteProtocolError if the token arrays do not fit together.
+    """
+    data: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for buffer, frame in zip(message.buffers, body, strict=True):
+        into = data if buffer.dtype == "json" else arrays
+        into[buffer.name] = read_buffer(buffer, frame)
+    parts = {name: arrays.pop(name) for name in TRAJECTORY if name in arrays}
+    try:
+        trajectory = Trajectory(**parts) if "token_ids" in parts else None
+    except (TypeError, ValueError) as wrong:
+        raise RemoteProtocolError(str(wrong), f"rollout {message.rollout_id}") from None
+    return Rollout(
+        rollout_id=message.rollout_id,
+        group_id=message.group_id,
+        group_size=message.group_size,
+        task_id=message.task_id,
+        seq=message.seq,
+        outcome=message.outcome,
+        reward=message.reward,
+        rewards=message.rewards,
+        trainable=message.trainable,
+        trajectory=trajectory,
+        data=data,
+        arrays=arrays,
+        failures=message.failures,
+        timings=message.timings,
+        receipt=message.receipt,
+        total_s=message.total_s,
+    )
+
+
+def ranges(seqs: list[int]) -> tuple[tuple[int, int], ...]:
+    """Compress sequence numbers into inclusive ranges."""
+    found: list[tuple[int, int]] = []
+    for seq in sorted(set(seqs)):
+        if found and found[-1][1] == seq - 1:
+            found[-1] = (found[-1][0], seq)
+        else:
+            found.append((seq, seq))
+    return tuple(found)

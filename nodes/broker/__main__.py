@@ -1,0 +1,200 @@
+"""The broker's process: `python -m nodes.broker --topology FILE`."""
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+import zmq
+
+from engine.errors import RollmqError
+from engine.journal import Journal, NullJournal
+from engine.ledger import ENTRIES, Ledger, Recovery, Rules, StageRule
+from engine.logs import configure
+from engine.process import die_with_parent
+from engine.records import Buffer
+from engine.sockets import Bounds, bind, boot_id, open_socket
+from engine.topology import Topology
+from engine.topology_file import load
+from engine.typed import compile_decoder
+
+from .bodies import Bodies
+from .loop import Loop, Sockets
+from .peers import Connections, WorkPipes
+from .shell import Shell
+
+log = structlog.get_logger()
+MIN_FILES = 1024  # below this a listener at its limit spins a core
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the broker until SIGTERM or SIGINT; return the exit status."""
+    die_with_parent()
+    parser = argparse.ArgumentParser(prog="python -m nodes.broker", description=__doc__)
+    parser.add_argument("--topology", required=True, type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        topology = load(options.topology)
+        configure("broker", topology.log_level)
+        _expect_files()
+        serve(topology)
+    except RollmqError as wrong:
+        log.critical("broker stopped", error=str(wrong), type=type(wrong).__name__)
+        return 1
+    return 0
+
+
+def serve(topology: Topology) -> None:
+    """Bind, recover from the journal, and serve until a signal.
+
+    Raises: NodeFailed if an address is taken; JournalError if the journal cannot be used.
+    """
+    broker_id = boot_id("broker")
+    wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    journal = _open_journal(topology, wake)
+    bodies = Bodies(journal, topology.limits.memory_bytes)
+    ledger = _recover(topology, journal, bodies, broker_id)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    bounds = Bounds(topology.limits.queue_messages, topology.limits.message_bytes)
+    sockets = _bind_all(context, topology, bounds, wake)
+    trainers = Connections(sockets.front, bounds)
+    workers = Connections(sockets.control, bounds)
+    pipes = WorkPipes(context, bounds, lambda worker_id: _work_endpoint(topology, worker_id))
+    stages = [(stage.name, stage.timeout_s) for stage in topology.stages]
+    publish = _publisher(sockets.events)
+    shell = Shell(journal, bodies, trainers, workers, pipes, publish, stages, broker_id)
+    loop = Loop(
+        sockets,
+        ledger,
+        shell,
+        journal,
+        trainers,
+        workers,
+        pipes,
+        broker_id,
+        min(0.25, topology.timeouts.heartbeat_s / 4),
+        lambda: _figures(bodies),
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stop())
+    log.info("broker serves", broker_id=broker_id, endpoint=topology.endpoint("front"))
+    try:
+        loop.run()
+        loop.finish(topology.timeouts.drain_s)
+    finally:
+        pipes.close_all()
+        context.destroy(linger=200)
+    log.info("broker stops")
+
+
+def rules(topology: Topology) -> Rules:
+    """Return what the ledger decides by."""
+    limits, timeouts = topology.limits, topology.timeouts
+    return Rules(
+        stages=tuple(StageRule(s.name, s.attempts, s.ready) for s in topology.stages),
+        heartbeat_s=timeouts.heartbeat_s,
+        lease_s=timeouts.lease_s,
+        retry_delay_s=timeouts.retry_delay_s,
+        retention_s=limits.retention_s,
+        rollouts=limits.rollouts,
+        bytes=limits.bytes,
+        message_bytes=limits.message_bytes,
+        group=limits.group,
+        client_window=limits.client_window,
+    )
+
+
+def _open_journal(topology: Topology, wake: int) -> Journal | NullJournal:
+    if topology.durability == "none":
+        return NullJournal()
+    directory = topology.run_dir / "journal"
+    return Journal(directory, topology.durability, wake=lambda: os.eventfd_write(wake, 1))
+
+
+def _recover(
+    topology: Topology, journal: Journal | NullJournal, bodies: Bodies, broker_id: str
+) -> Ledger:
+    recovery = Recovery(rules(topology), broker_id, time.monotonic())
+    for key, value in journal.values().items():
+        recovery.value(key, orjson.loads(value))
+    buffer = compile_decoder(Buffer)
+    kept = 0
+    for stored in journal.entries():
+        header = orjson.loads(stored.header)
+        recovery.entry(stored.order, ENTRIES[stored.kind](header["entry"]))
+        if stored.kind in {"Acked", "Rewound"}:
+            bodies.free(stored.order)
+        elif stored.location is not None:
+            described = tuple(buffer(item) for item in header["buffers"])
+            bodies.restore(stored.order, described, stored.location)
+        kept += 1
+    recovery.finish()
+    if kept:
+        log.info("recovered", entries=kept)
+    return Ledger.recovered(recovery)
+
+
+def _bind_all(
+    context: zmq.Context[zmq.Socket[bytes]], topology: Topology, bounds: Bounds, wake: int
+) -> Sockets:
+    def bound(kind: int, edge: str) -> zmq.Socket[bytes]:
+        socket = open_socket(context, kind, bounds)
+        bind(socket, topology.endpoint(edge))
+        return socket
+
+    return Sockets(
+        bound(zmq.ROUTER, "front"),
+        bound(zmq.ROUTER, "control"),
+        bound(zmq.PULL, "results"),
+        bound(zmq.PUB, "events"),
+        wake,
+    )
+
+
+def _work_endpoint(topology: Topology, worker_id: str) -> str:
+    node, _, boot = worker_id.rpartition("-")
+    return topology.worker_endpoint(node, boot[:8])
+
+
+def _publisher(events: zmq.Socket[bytes]) -> Any:
+    def publish(frames: list[Any]) -> None:
+        events.send_multipart(frames, zmq.NOBLOCK)
+
+    return publish
+
+
+def _figures(bodies: Bodies) -> dict[str, Any]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "process": {
+            "pid": os.getpid(),
+            "rss_bytes": _resident_bytes(),
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "body_bytes": bodies.resident_bytes,
+            "bodies_read_back": bodies.reads,
+        }
+    }
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def _expect_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < MIN_FILES:
+        log.warning("few file descriptors", limit=wanted)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""The broker's loop: poll, drain what is there, let the ledger decide, carry it out, send.
+
+One thread, no await a message. Control is drained before work's results, so a bulk of trajectories
+never delays a heartbeat. Messages that break the protocol are counted and refused; the peer is told
+which field is wrong. The loop knows sockets and the clock; it decides nothing.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+import zmq
+
+from engine.errors import RemoteProtocolError
+from engine.journal import Journal, NullJournal
+from engine.ledger import FromTrainer, FromWorker, Ledger, Tick, TrainerGone
+from engine.messages import (
+    FROM_NODE,
+    FROM_TRAINER,
+    RESULTS,
+    Boot,
+    Goodbye,
+    Hello,
+    NodeHello,
+    Ping,
+    Pong,
+    Problem,
+    Refusal,
+    Replaced,
+    StageResult,
+    Status,
+    StatusRequest,
+    Submit,
+    WorkerGoodbye,
+    WorkerHello,
+)
+from engine.sockets import drain
+from engine.wire import Codec, encode, json_buffer, size_bytes
+
+from .peers import Connections, WorkPipes
+from .shell import Shell
+
+log = structlog.get_logger()
+DRAIN = 128  # messages of one socket before the others have their turn
+BUSY_POLL_MS = 2  # how soon a full pipe is tried again
+
+
+@dataclass(slots=True)
+class Sockets:
+    """The broker's bound sockets, and the descriptor that the journal's writer wakes it by."""
+
+    front: zmq.Socket[bytes]
+    control: zmq.Socket[bytes]
+    results: zmq.Socket[bytes]
+    events: zmq.Socket[bytes]
+    wake: int
+
+
+class Loop:
+    """Runs until `stop` is called (from a signal handler, say)."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        ledger: Ledger,
+        shell: Shell,
+        journal: Journal | NullJournal,
+        trainers: Connections,
+        workers: Connections,
+        pipes: WorkPipes,
+        broker_id: str,
+        tick_s: float,
+        figures: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._sockets = sockets
+        self._ledger = ledger
+        self._shell = shell
+        self._journal = journal
+        self._trainers = trainers
+        self._workers = workers
+        self._pipes = pipes
+        self._broker_id = broker_id
+        self._tick_s = tick_s
+        self._figures = figures
+        self._from_trainers: Codec[Any] = Codec(FROM_TRAINER)
+        self._from_nodes: Codec[Any] = Codec(FROM_NODE)
+        self._results: Codec[StageResult] = Codec(RESULTS)
+        self._nodes: dict[str, tuple[NodeHello, float]] = {}
+        self._running = True
+        self.counts: Counter[str] = Counter()
+
+    def stop(self) -> None:
+        """Leave the loop after the turn under way."""
+        self._running = False
+
+    def run(self) -> None:
+        """Serve until stopped.
+
+        Raises: JournalError if the journal can no longer be written.
+        """
+        poller = zmq.Poller()
+        for readable in (self._sockets.control, self._sockets.front, self._sockets.results):
+            poller.register(readable, zmq.POLLIN)
+        poller.register(self._sockets.wake, zmq.POLLIN)
+        next_tick, waiting = time.monotonic(), False
+        while self._running:
+            left_ms = max(0, int((next_tick - time.monotonic()) * 1000) + 1)
+            ready = dict(poller.poll(min(left_ms, BUSY_POLL_MS) if waiting else left_ms))
+            self._turn(ready)
+            if time.monotonic() >= next_tick:
+                self._tick()
+                next_tick = time.monotonic() + self._tick_s
+            self._shell.release()
+            waiting = self._flush()
+
+    def finish(self, deadline_s: float) -> None:
+        """Write what is queued and send what then may leave."""
+        self._journal.close(deadline_s)
+        self._shell.release()
+        self._flush()
+
+    def _turn(self, ready: dict[Any, int]) -> None:
+        now = time.monotonic()
+        if self._sockets.wake in ready:
+            os.eventfd_read(self._sockets.wake)
+            if self._journal.failure is not None:
+                raise self._journal.failure
+        if self._sockets.control in ready:
+            for frames in drain(self._sockets.control, DRAIN):
+                self._guard("control", self._from_node, frames, now)
+        if self._sockets.front in ready:
+            for frames in drain(self._sockets.front, DRAIN):
+                self._guard("front", self._from_trainer, frames, now)
+        if self._sockets.results in ready:
+            for frames in drain(self._sockets.results, DRAIN, copy=False):
+                self._guard("results", self._result, frames, now)
+
+    def _guard(
+        self,
+        name: str,
+        handle: Callable[[list[Any], float], None],
+        frames: list[Any],
+        now: float,
+    ) -> None:
+        try:
+            handle(frames, now)
+        except RemoteProtocolError as wrong:
+            self.counts[f"refused_on_{name}"] += 1
+            log.info("message refused", socket=name, field=wrong.field, error=str(wrong))
+            if name != "results":
+                answer = encode(Problem(wrong.field[:200], str(wrong)[:2000]))
+                connections = self._trainers if name == "front" else self._workers
+                connections.send(frames[0], answer)
+
+    def _from_trainer(self, frames: list[Any], now: float) -> None:
+        route = frames[0]
+        message, body = self._from_trainers.decode(frames[1:])
+        if isinstance(message, Hello):
+            self._join(message.client_id, route)
+        client_id = self._trainers.name(route)
+        match message:
+            case Ping(nonce):
+                unacked = self._ledger.unacked(client_id or "")
+                self._trainers.send(route, encode(Pong(self._broker_id, nonce, unacked)))
+            case StatusRequest(request_id):
+                buffer, text = json_buffer("status", self._status(now))
+                self._trainers.send(route, encode(Status(request_id, (buffer,)), [text]))
+            case _ if client_id is None:
+                self._unknown(route, message)
+            case Submit(submit_id=submit_id) if self._journal.full:
+                why = "the journal's disk is full; running work goes on, submit again later"
+                self._trainers.send(route, encode(Refusal(submit_id, "disk_full", why)))
+            case _:
+                event = FromTrainer(client_id, message, size_bytes(body))
+                instructions = self._ledger.handle(event, now)
+                self._shell.take(instructions, getattr(message, "buffers", ()), body)
+                if isinstance(message, Goodbye):
+                    self._trainers.leave(route)
+
+    def _join(self, client_id: str, route: bytes) -> None:
+        before = self._trainers.join(client_id, route)
+        if before is not None:
+            self._trainers.send(before, encode(Replaced(client_id)))
+
+    def _unknown(self, route: bytes, message: Any) -> None:
+        why = "say hello first"
+        if isinstance(message, Submit):
+            self._trainers.send(route, encode(Refusal(message.submit_id, "hello_first", why)))
+        else:
+            self._trainers.send(route, encode(Problem("kind", why)))
+
+    def _from_node(self, frames: list[Any], now: float) -> None:
+        route = frames[0]
+        message, _ = self._from_nodes.decode(frames[1:])
+        if isinstance(message, NodeHello):
+            self._nodes[message.node] = (message, now)
+            return
+        worker_id = message.worker_id
+        if worker_id.encode() != route:
+            raise RemoteProtocolError("is not this connection's routing id", "worker_id")
+        if isinstance(message, WorkerHello):
+            log.info("worker", worker_id=worker_id, stage=message.stage, held=len(message.held))
+        self._workers.join(worker_id, route)
+        self._shell.take(self._ledger.handle(FromWorker(message), now))
+        if isinstance(message, WorkerGoodbye):
+            self._workers.leave(route)
+
+    def _result(self, frames: list[Any], now: float) -> None:
+        message, body = self._results.decode(frames)
+        instructions = self._ledger.handle(FromWorker(message, size_bytes(body)), now)
+        self._shell.take(instructions, message.buffers, body)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._shell.take(self._ledger.handle(Tick(), now))
+        for client_id in self._shell.gone:
+            self._shell.take(self._ledger.handle(TrainerGone(client_id), now))
+        self._shell.gone.clear()
+        self._publish_boot()
+
+    def _publish_boot(self) -> None:
+        try:
+            self._sockets.events.send_multipart(encode(Boot(self._broker_id)), zmq.NOBLOCK)
+        except zmq.Again:
+            self.counts["events_dropped"] += 1
+
+    def _flush(self) -> bool:
+        flushed = (self._trainers.flush(), self._workers.flush(), self._pipes.flush())
+        return any(flushed)
+
+    def _status(self, now: float) -> dict[str, Any]:
+        nodes = [
+            {
+                "node": name,
+                "role": hello.role,
+                "host": hello.host,
+                "heard_s": round(now - heard_at, 3),
+                "figures": hello.figures,
+            }
+            for name, (hello, heard_at) in self._nodes.items()
+        ]
+        shell = {"waiting_for_disk": self._shell.waiting, **self._shell.counts, **self.counts}
+        journal = self._journal.statistics()
+        report = self._ledger.status(now)
+        return {**report, "nodes": nodes, "journal": journal, "loop": shell, **self._figures()}

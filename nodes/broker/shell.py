@@ -1,0 +1,160 @@
+"""Instructions into actions: the journal first, and everything else once it is durable.
+
+The one rule of this module: nothing leaves before all that the ledger knew when it decided on it is
+on disk. Each instruction is stamped with the journal's last position; `release` carries out those
+whose position is durable, in order. Answers on the control socket (heartbeats, hellos) do not wait:
+they speak of leases only.
+"""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import structlog
+
+from engine.journal import Journal, NullJournal
+from engine.ledger import (
+    Deliver,
+    Dispatch,
+    DropWorker,
+    Forget,
+    FreeBody,
+    Instruction,
+    Keep,
+    KeepValue,
+    Reply,
+    Settle,
+    StopAttempts,
+    Tell,
+)
+from engine.messages import Held, Message, ResultAck, Stop, Work, WorkerWelcome
+from engine.records import Buffer
+from engine.wire import encode
+
+from .bodies import Bodies
+from .peers import Connections, WorkPipes
+
+log = structlog.get_logger()
+
+
+class Shell:
+    """Carries out instructions with a journal, bodies and connections."""
+
+    def __init__(
+        self,
+        journal: Journal | NullJournal,
+        bodies: Bodies,
+        trainers: Connections,
+        workers: Connections,
+        pipes: WorkPipes,
+        publish: Any,
+        stages: Sequence[tuple[str, float]],
+        broker_id: str,
+    ) -> None:
+        self._journal = journal
+        self._bodies = bodies
+        self._trainers = trainers
+        self._workers = workers
+        self._pipes = pipes
+        self._publish = publish
+        self._stages = stages
+        self._broker_id = broker_id
+        self._position = journal.durable
+        self._gated: deque[tuple[int, Instruction]] = deque()
+        self._settled: defaultdict[str, list[Held]] = defaultdict(list)
+        self.gone: list[str] = []  # trainers whose connection was let go
+        self.counts: Counter[str] = Counter()
+
+    def take(
+        self,
+        instructions: Sequence[Instruction],
+        buffers: tuple[Buffer, ...] = (),
+        body: Sequence[Any] = (),
+    ) -> None:
+        """Journal what must be kept and queue the rest behind it.
+
+        `buffers` and `body` are those of the message that the instructions answer.
+        """
+        for instruction in instructions:
+            if isinstance(instruction, Keep):
+                self._keep(instruction, buffers, body)
+            elif isinstance(instruction, KeepValue):
+                value = orjson.dumps(instruction.value)
+                self._position = self._journal.put(instruction.key, value)
+            elif isinstance(instruction, Reply):
+                self._reply(instruction)
+            else:
+                self._gated.append((self._position, instruction))
+
+    def release(self) -> None:
+        """Carry out everything whose ground is durable, then send the batched answers."""
+        durable = self._journal.durable
+        gated = self._gated
+        while gated and gated[0][0] <= durable:
+            self._carry_out(gated.popleft()[1])
+        for worker_id, held in self._settled.items():
+            self._workers.send_name(worker_id, encode(ResultAck(tuple(held))))
+        self._settled.clear()
+
+    @property
+    def waiting(self) -> int:
+        """How many instructions wait for the disk."""
+        return len(self._gated)
+
+    def _keep(self, keep: Keep, buffers: tuple[Buffer, ...], body: Sequence[Any]) -> None:
+        described, frames = (buffers, body) if keep.body else ((), ())
+        header = orjson.dumps({"entry": keep.entry, "buffers": described})
+        kind = keep.entry.__class__.__name__
+        self._position, location = self._journal.append(keep.order, kind, header, frames)
+        if keep.body:
+            self._bodies.add(keep.order, buffers, body, location, self._position)
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        match instruction:
+            case Dispatch():
+                self._dispatch(instruction)
+            case Settle(worker_id, rollout_id, attempt):
+                self._settled[worker_id].append((rollout_id, attempt))
+            case Deliver(client_id, order, result):
+                buffers, frames = self._bodies.collect([order])
+                self._tell(client_id, replace(result, buffers=buffers), frames)
+            case Tell(client_id, message):
+                self._tell(client_id, message)
+            case FreeBody(order):
+                self._bodies.free(order)
+            case Forget(orders):
+                self._journal.forget(orders)
+            case StopAttempts(held):
+                self._publish(encode(Stop(held)))
+            case DropWorker(worker_id):
+                self._pipes.close(worker_id)
+
+    def _dispatch(self, work: Dispatch) -> None:
+        buffers, frames = self._bodies.collect([work.task_order, work.order])
+        stage, timeout_s = self._stages[work.stage]
+        message = Work(
+            self._broker_id,
+            work.rollout_id,
+            work.group_id,
+            work.task_id,
+            work.task_kind,
+            stage,
+            work.attempt,
+            timeout_s,
+            buffers,
+        )
+        self._pipes.send(work.worker_id, encode(message, frames))
+        self.counts["dispatched"] += 1
+
+    def _tell(self, client_id: str, message: Message, body: Sequence[Any] = ()) -> None:
+        if self._trainers.send_name(client_id, encode(message, body)) is not None:
+            log.warning("trainer does not read; let go", client_id=client_id)
+            self.gone.append(client_id)
+
+    def _reply(self, reply: Reply) -> None:
+        message = reply.message
+        if isinstance(message, WorkerWelcome):
+            message = replace(message, work=self._pipes.open(reply.worker_id))
+        self._workers.send_name(reply.worker_id, encode(message))

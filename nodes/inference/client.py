@@ -1,0 +1,230 @@
+"""The policy as a run handler sees it: one connection to the inference router.
+
+Job: turn `generate` into one request that is answered, failed or given up at its deadline, whatever
+happens to the router meanwhile.
+Does not know: backends and where a session is.
+Invariants: every request has an id of its own, so asking twice is asking once. The router is asked
+every heartbeat which requests it has, and what it does not have is sent again; a router that is not
+heard for `lost_after_s` is connected to anew, under a fresh routing id. A task that is cancelled
+aborts its request. No answer is lost to a cancel or a timeout: the pump receives, nobody awaits a
+socket. Log-probabilities that are not finite and not above 0 never leave this module.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import zmq
+
+from engine.errors import BoundaryError, LocalProtocolError, RemoteProtocolError
+from engine.records import Buffer
+from engine.sockets import Bounds, Pump, boot_id, open_socket
+from engine.topology import Topology
+from engine.wire import Codec, array_buffer, encode, read_buffer
+
+from ..tasks import Generation, Sampling
+from .messages import (
+    TO_RUN_WORKER,
+    Abort,
+    Generate,
+    Generated,
+    GenerateFailed,
+    Release,
+    RouterPing,
+    RouterPong,
+    ToRunWorker,
+)
+
+CODEC = Codec[ToRunWorker](TO_RUN_WORKER)
+RETRY_S = 0.2  # between two tries of a request that the router refused for now
+SENTINEL = -9999.0  # what vLLM writes where it has no log-probability
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often to ask for the router, and when to give up, in seconds."""
+
+    heartbeat_s: float
+    lost_after_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Open:
+    frames: list[Any]
+    answer: "asyncio.Future[Generation | GenerateFailed]"
+
+
+class RouterModel:
+    """A `Model` behind the router; make it inside the loop that uses it, and close it."""
+
+    def __init__(self, endpoint: str, node: str, bounds: Bounds, patience: Patience) -> None:
+        self._endpoint = endpoint
+        self._node = node
+        self._bounds = bounds
+        self._patience = patience
+        self._open: dict[str, _Open] = {}
+        boot = boot_id(node)
+        self._ids = (f"{boot}.{n}" for n in itertools.count(1))
+        self._log = structlog.get_logger()
+        self._loop = asyncio.get_running_loop()
+        self._context = zmq.Context()
+        self.garbage = 0
+        self.resent = 0
+        self._pump = self._connect(boot)
+        self._pinging = self._loop.create_task(self._ping())
+
+    async def generate(
+        self, session: str, token_ids: npt.NDArray[np.int32], sampling: Sampling
+    ) -> Generation:
+        """Sample a completion of `token_ids`, int32 [n].
+
+        Raises: BoundaryError("backend") if no backend answered in time or none can.
+        """
+        limit_s = self._patience.deadline_s
+        buffer, body = array_buffer("token_ids", np.asarray(token_ids, dtype=np.int32))
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    message = _request(next(self._ids), session, sampling, buffer)
+                    answer = await self._ask(message, [body])
+                    if isinstance(answer, Generation):
+                        return answer
+                    if answer.code not in {"full", "draining"}:
+                        failure = f"{answer.code}: {answer.message}"
+                        raise BoundaryError("backend", failure, retry=answer.retry)
+                    await asyncio.sleep(RETRY_S)
+        except TimeoutError:
+            message_ = f"no completion within {limit_s:g} s; {self._silence()}"
+            raise BoundaryError("backend", message_) from None
+
+    async def release(self, session: str) -> None:
+        """End a session; its backend may forget it."""
+        self._pump.send(encode(Release(session)))
+
+    async def close(self) -> None:
+        """Abort what is open and close the connection."""
+        self._pinging.cancel()
+        await asyncio.gather(self._pinging, return_exceptions=True)
+        for opened in self._open.values():
+            opened.answer.cancel()
+        self._pump.close()
+        self._context.term()
+
+    async def _ask(self, message: Generate, body: list[Any]) -> Generation | GenerateFailed:
+        opened = _Open(encode(message, body), self._loop.create_future())
+        self._open[message.request_id] = opened
+        try:
+            self._send(opened.frames)
+            return await opened.answer
+        finally:
+            del self._open[message.request_id]
+            if opened.answer.cancelled() and not self._pump.socket.closed:
+                self._pump.send(encode(Abort(message.request_id)))
+
+    def _send(self, frames: list[Any]) -> None:
+        try:
+            self._pump.send(frames)
+        except LocalProtocolError as wrong:
+            raise BoundaryError("backend", str(wrong), retry=False) from None
+
+    def _connect(self, identity: str) -> Pump:
+        self._heard_at = self._loop.time()
+        socket = open_socket(self._context, zmq.DEALER, self._bounds, identity)
+        socket.connect(self._endpoint)
+        return Pump(socket, self._receive, self._bounds, copy=False)
+
+    def _receive(self, batch: Iterable[list[Any]]) -> None:
+        self._heard_at = self._loop.time()
+        for frames in batch:
+            try:
+                self._take(*CODEC.decode(frames))
+            except RemoteProtocolError as wrong:
+                self.garbage += 1
+                self._log.warning("message of the router refused", error=str(wrong))
+
+    def _take(self, message: ToRunWorker, body: list[Any]) -> None:
+        if isinstance(message, RouterPong):
+            self._send_again(message.unknown)
+            return
+        opened = self._open.get(message.request_id)
+        if opened is None or opened.answer.done():
+            return
+        if isinstance(message, GenerateFailed):
+            opened.answer.set_result(message)
+            return
+        try:
+            opened.answer.set_result(_generation(message, body))
+        except ValueError as wrong:
+            opened.answer.set_exception(BoundaryError("backend", f"{message.backend}: {wrong}"))
+
+    def _send_again(self, request_ids: Iterable[str]) -> None:
+        for request_id in request_ids:
+            opened = self._open.get(request_id)
+            if opened is not None and not opened.answer.done():
+                self.resent += 1
+                self._pump.send(opened.frames)
+
+    async def _ping(self) -> None:
+        while True:
+            self._pump.send(encode(RouterPing(tuple(self._open))))
+            await asyncio.sleep(self._patience.heartbeat_s)
+            if self._loop.time() - self._heard_at > self._patience.lost_after_s:
+                self._log.warning("router not heard, connecting anew", endpoint=self._endpoint)
+                self._pump.close()
+                self._pump = self._connect(boot_id(self._node))
+
+    def _silence(self) -> str:
+        silence_s = self._loop.time() - self._heard_at
+        return f"the router was last heard {silence_s:.1f} s ago"
+
+
+def connect(topology: Topology, node: str, deadline_s: float) -> RouterModel:
+    """Return a model behind the topology's router, for a node of it; needs a running loop."""
+    limits, timeouts = topology.limits, topology.timeouts
+    bounds = Bounds(limits.queue_messages, limits.message_bytes)
+    patience = Patience(timeouts.heartbeat_s, timeouts.lease_s, deadline_s)
+    return RouterModel(topology.endpoint("router"), node, bounds, patience)
+
+
+def _request(request_id: str, session: str, sampling: Sampling, buffer: Buffer) -> Generate:
+    return Generate(
+        request_id,
+        session,
+        sampling.max_tokens,
+        (buffer,),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        stop_token_ids=sampling.stop_token_ids,
+        seed=sampling.seed,
+    )
+
+
+def _generation(message: Generated, body: list[Any]) -> Generation:
+    found = {
+        buffer.name: read_buffer(buffer, frame)
+        for buffer, frame in zip(message.buffers, body, strict=True)
+    }
+    if set(found) != {"token_ids", "logprobs", "policy_spans"}:
+        raise ValueError(f"the answer has buffers {sorted(found)}")
+    token_ids, logprobs, spans = found["token_ids"], found["logprobs"], found["policy_spans"]
+    _expect(token_ids, logprobs, spans)
+    cached = message.cached_tokens
+    return Generation(token_ids, logprobs, message.finish_reason, spans, cached)
+
+
+def _expect(token_ids: Any, logprobs: Any, spans: Any) -> None:
+    kinds = token_ids.dtype.name, logprobs.dtype.name, spans.dtype.name
+    if kinds != ("int32", "float32", "int32") or spans.ndim != 2 or spans.shape[1] != 3:
+        raise ValueError(f"the answer's arrays are {', '.join(kinds)}")
+    if token_ids.ndim != 1 or token_ids.shape != logprobs.shape:
+        raise ValueError(f"{token_ids.shape} token IDs but {logprobs.shape} log-probabilities")
+    values = cast("npt.NDArray[np.float32]", logprobs)
+    if not np.isfinite(values).all() or (values > 0).any() or (values <= SENTINEL).any():
+        raise ValueError("a log-probability is missing, not finite or above 0")

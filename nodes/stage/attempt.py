@@ -1,0 +1,216 @@
+"""One attempt: the work's frames into a context, the handler's output into a result.
+
+Whatever escapes a handler becomes a failed attempt with its boundary; the worker never crashes of
+it. This module knows no socket.
+"""
+
+import asyncio
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import BoundaryError, LocalProtocolError
+from engine.messages import StageResult, Work
+from engine.messages.worker import AttemptStatus
+from engine.records import Buffer, Failure, Task, Trajectory, Usage
+from engine.wire import array_buffer, json_buffer, read_buffer
+
+from ..tasks import Generation, Model, Output, Sampling
+from .handlers import Handler, is_async
+from .marker import Marker, Watched
+
+TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
+Ended = tuple[StageResult, list[Any]]
+
+
+class Sessions:
+    """A model that remembers which sessions an attempt opened, to release them on every path."""
+
+    def __init__(self, model: Model | None) -> None:
+        self._model = model
+        self._open: set[str] = set()
+
+    async def generate(
+        self, session: str, token_ids: npt.NDArray[np.int32], sampling: Sampling
+    ) -> Generation:
+        """Sample a completion; see `Model.generate`. Raises: BoundaryError("backend")."""
+        if self._model is None:
+            raise BoundaryError("backend", "the topology has no router", retry=False)
+        self._open.add(session)
+        return await self._model.generate(session, token_ids, sampling)
+
+    async def release(self, session: str) -> None:
+        """End a session."""
+        self._open.discard(session)
+        if self._model is not None:
+            await self._model.release(session)
+
+    async def release_all(self) -> None:
+        """End every session that is still open."""
+        for session in list(self._open):
+            await self.release(session)
+
+
+@dataclass(slots=True, eq=False)
+class AttemptContext:
+    """What the handler of one attempt is given; satisfies `nodes.tasks.Context`."""
+
+    task: Task
+    rollout_id: str
+    group_id: str
+    stage: str
+    attempt: int
+    data: dict[str, Any]
+    trajectory: Trajectory | None
+    arrays: dict[str, npt.NDArray[Any]]
+    model: Model
+    turns: int = 0
+    tokens: int = 0
+    started_at: float = field(default_factory=time.monotonic)
+
+    def spent(self, *, turns: int = 0, tokens: int = 0) -> None:
+        """Count what this attempt has used."""
+        self.turns += turns
+        self.tokens += tokens
+
+    @property
+    def usage(self) -> Usage:
+        """What was spent so far."""
+        return Usage(self.turns, self.tokens, time.monotonic() - self.started_at)
+
+
+def make_context(work: Work, body: list[Any], model: Sessions) -> AttemptContext:
+    """Read the task and what earlier stages left; arrays are views on the frames.
+
+    Raises: RemoteProtocolError if a frame does not parse; ValueError if token arrays do not fit.
+    """
+    data: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for buffer, frame in zip(work.buffers, body, strict=True):
+        into = data if buffer.dtype == "json" else arrays
+        into[buffer.name] = read_buffer(buffer, frame)
+    parts = {name: arrays.pop(name) for name in TRAJECTORY if name in arrays}
+    return AttemptContext(
+        task=Task(work.task_id, work.task_kind, data.pop("task")),
+        rollout_id=work.rollout_id,
+        group_id=work.group_id,
+        stage=work.stage,
+        attempt=work.attempt,
+        data=data,
+        trajectory=Trajectory(**parts) if parts else None,
+        arrays=arrays,
+        model=model,
+    )
+
+
+class Attempt:
+    """Runs one handler in one slot and always ends in a result."""
+
+    def __init__(
+        self, work: Work, worker_id: str, node: str, marker: Marker, slot: int, model: Model | None
+    ) -> None:
+        self._work = work
+        self._worker_id = worker_id
+        self._node = node
+        self._marker = marker
+        self._slot = slot
+        self._sessions = Sessions(model)
+        self._usage: Callable[[], Usage] = Usage
+
+    async def run(self, body: list[Any], find: Callable[[str], Handler]) -> Ended:
+        """Call the handler; return the result and its frames, whatever happened."""
+        try:
+            context = make_context(self._work, body, self._sessions)
+            self._usage = lambda: context.usage
+            async with asyncio.timeout(self._work.timeout_s) as limit:
+                output = await self._call(find(self._work.task_kind), context)
+            return self._done(output)
+        except asyncio.CancelledError:
+            return self._result("cancelled"), []
+        except TimeoutError as wrong:
+            late = f"no result within {self._work.timeout_s:g} s"
+            return self._failed("handler", "Timeout", late if limit.expired() else _describe(wrong))
+        except BoundaryError as wrong:
+            name = type(wrong.__cause__ or wrong).__name__
+            return self._failed(wrong.boundary, name, str(wrong), retry=wrong.retry)
+        except Exception as wrong:  # noqa: BLE001 - the boundary to a task kind's code
+            return self._failed("handler", type(wrong).__name__, _describe(wrong))
+        finally:
+            await self._sessions.release_all()
+
+    async def _call(self, handler: Handler, context: AttemptContext) -> Output:
+        if is_async(handler):
+            output = await Watched(handler(context), self._marker, self._slot)  # type: ignore[arg-type]
+        else:
+            output = await asyncio.to_thread(self._in_thread, handler, context)
+        if not isinstance(output, Output):
+            why = f"the handler returned {type(output).__name__}, not nodes.tasks.Output"
+            raise BoundaryError("handler", why, retry=False)
+        return output
+
+    def _in_thread(self, handler: Handler, context: AttemptContext) -> Any:
+        self._marker.in_thread(self._slot, running=True)
+        try:
+            return handler(context)
+        finally:
+            self._marker.in_thread(self._slot, running=False)
+
+    def _done(self, output: Output) -> Ended:
+        described: list[tuple[Buffer, Any]] = []
+        if output.data is not None:
+            described.append(json_buffer(self._work.stage, output.data))
+        if output.trajectory is not None:
+            token_arrays = ((name, getattr(output.trajectory, name)) for name in TRAJECTORY)
+            described.extend(array_buffer(name, array) for name, array in token_arrays)
+        for name, array in output.arrays.items():
+            if name in TRAJECTORY:
+                raise LocalProtocolError("is a trajectory's own array", name)
+            described.append(array_buffer(name, array))
+        result = replace(
+            self._result("done"),
+            outcome=output.outcome,
+            final=output.final,
+            pinned=output.pinned,
+            reward=None if output.reward is None else _finite("reward", output.reward),
+            rewards=output.rewards and {k: _finite(k, v) for k, v in output.rewards.items()},
+            trainable=output.trainable,
+            buffers=tuple(buffer for buffer, _ in described),
+        )
+        return result, [frame for _, frame in described]
+
+    def _failed(self, boundary: str, error: str, message: str, *, retry: bool = True) -> Ended:
+        work = self._work
+        failure = Failure(
+            work.stage, work.attempt, boundary[:64], error[:64], message[:4000], self._node
+        )
+        return replace(self._result("failed"), failure=failure, retry=retry), []
+
+    def _result(self, status: AttemptStatus) -> StageResult:
+        work, usage = self._work, self._usage()
+        return StageResult(
+            self._worker_id,
+            work.rollout_id,
+            work.stage,
+            work.attempt,
+            status,
+            usage.seconds,
+            usage=usage,
+        )
+
+
+def _finite(name: str, value: float) -> float:
+    number = float(value)
+    if not np.isfinite(number):
+        raise BoundaryError("evaluator", f"{name} is {number}", retry=False)
+    return number
+
+
+def _describe(wrong: BaseException) -> str:
+    place = traceback.extract_tb(wrong.__traceback__)[-1:]
+    where = "".join(f" at {frame.filename}:{frame.lineno}" for frame in place)
+    return f"{type(wrong).__name__}: {wrong}{where}"

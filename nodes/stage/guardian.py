@@ -1,0 +1,352 @@
+"""The worker's bus side: hello, heartbeats, leases and cancels, and the life of the host.
+
+It runs no handler code and never waits for the host, so nothing that a handler does delays a
+heartbeat. Its own loop is poll and drain. It kills the host's process group, by its recorded id,
+when an attempt is not over `cancel_grace_s` after its deadline or its cancel.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import zmq
+
+from engine.errors import RemoteProtocolError
+from engine.messages import (
+    EVENTS,
+    TO_NODE,
+    Boot,
+    Heartbeat,
+    HeartbeatReply,
+    Held,
+    HelloAgain,
+    Problem,
+    ResultAck,
+    Stop,
+    WorkerCredit,
+    WorkerGoodbye,
+    WorkerHello,
+    WorkerLost,
+    WorkerWelcome,
+)
+from engine.process import child_environment
+from engine.sockets import Bounds, Outbox, boot_id, drain, open_socket
+from engine.topology import Topology
+from engine.wire import Codec, encode
+
+from .marker import Marker, shared_memory
+from .pipe import (
+    TO_GUARDIAN,
+    AreYouThere,
+    Connect,
+    Drop,
+    Finished,
+    Gone,
+    Here,
+    PipeEnd,
+    Settled,
+    Took,
+    batches,
+)
+
+log = structlog.get_logger()
+STALLED_S = 1.0  # a loop that has not answered for this long stands still
+LAST_WORDS_S = 2.0  # how long the broker may take to hear that a host is gone
+KILL_WAIT_S = 5.0
+
+
+@dataclass(slots=True)
+class Slot:
+    """An attempt that the host holds; `deadline` is None once its handler is over."""
+
+    slot: int
+    deadline: float | None
+
+
+@dataclass(slots=True)
+class Stay:
+    """One host process and its name on the bus, from start to end."""
+
+    worker_id: str
+    process: subprocess.Popen[bytes]
+    pipe: PipeEnd
+    control: zmq.Socket[bytes]
+    outbox: Outbox
+    held: dict[Held, Slot] = field(default_factory=dict)
+    ready: bool = False  # its loop has answered once
+    told_drain: bool = False
+    broker_id: str = ""
+    said_hello_at: float = 0.0
+    asked_at: float | None = None
+    nonce: int = 0
+
+    def lag_s(self, now: float) -> float:
+        """Return how long the host's loop has not answered."""
+        return 0.0 if self.asked_at is None else now - self.asked_at
+
+
+class Guardian:
+    """Keeps one host on the bus until told to drain."""
+
+    def __init__(self, topology: Topology, node: str) -> None:
+        self._topology = topology
+        self._node = topology.node(node)
+        self._stage = topology.stage(self._node.spec)
+        self._times = topology.timeouts
+        self._bounds = Bounds(topology.limits.queue_messages, topology.limits.message_bytes)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._events = open_socket(self._context, zmq.SUB, self._bounds)
+        self._events.setsockopt(zmq.SUBSCRIBE, b"")
+        self._events.connect(topology.endpoint("events"))
+        self._to_node: Codec[Any] = Codec(TO_NODE)
+        self._event: Codec[Any] = Codec(EVENTS)
+        self._memory = shared_memory(2 * self._stage.slots)
+        self._marker = Marker(self._memory, 2 * self._stage.slots)
+        self._stay: Stay | None = None
+        self._draining_until: float | None = None
+        self._beat_at = 0.0
+        self._restarts = 0
+
+    def drain(self) -> None:
+        """Take nothing more, finish what is held within drain_s, then leave."""
+        self._draining_until = time.monotonic() + self._times.drain_s
+
+    def run(self) -> None:
+        """Serve until drained."""
+        try:
+            while True:
+                stay = self._stay = self._start()
+                if self._serve(stay):
+                    self._leave(stay)
+                    return
+                self._restarts += 1
+        finally:
+            if self._stay is not None:
+                _kill(self._stay.process)
+            self._context.destroy(linger=500)
+
+    def _start(self) -> Stay:
+        worker_id = boot_id(self._node.name)
+        self._marker.clear()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "nodes.stage.host"),
+                    *("--topology", str(self._topology.path), "--name", self._node.name),
+                    *("--worker-id", worker_id),
+                    *("--pipe", str(theirs.fileno()), "--marker", str(self._memory)),
+                ],
+                pass_fds=(theirs.fileno(), self._memory),
+                start_new_session=True,
+                env=child_environment(),
+                stdin=subprocess.DEVNULL,
+            )
+        control = open_socket(self._context, zmq.DEALER, self._bounds, worker_id)
+        control.connect(self._topology.endpoint("control"))
+        outbox = Outbox(control, self._bounds)
+        return Stay(worker_id, process, PipeEnd(ours, TO_GUARDIAN), control, outbox)
+
+    def _serve(self, stay: Stay) -> bool:
+        poller = zmq.Poller()
+        for readable in (stay.control, self._events, stay.pipe.socket):
+            poller.register(readable, zmq.POLLIN)
+        drained = False
+        while not drained:
+            now = time.monotonic()
+            self._beat(stay, now)
+            if self._is_lost(stay, now):
+                return False
+            drained = self._is_drained(stay, now)
+            stay.pipe.flush()
+            stay.outbox.flush()
+            poller.poll(min(100, int(self._times.heartbeat_s * 250)))
+            self._from_broker(stay)
+            self._from_events(stay)
+            self._from_host(stay)
+        return True
+
+    def _beat(self, stay: Stay, now: float) -> None:
+        if now < self._beat_at:
+            return
+        self._beat_at = now + self._times.heartbeat_s
+        if stay.asked_at is None:
+            stay.asked_at = now
+            stay.nonce += 1
+            stay.pipe.send(AreYouThere(stay.nonce))
+        if not stay.broker_id:
+            self._hello(stay, now)
+        elif not stay.outbox:
+            lag = stay.lag_s(now)
+            heartbeat = Heartbeat(stay.worker_id, tuple(stay.held), lag if lag > STALLED_S else 0.0)
+            stay.outbox.send(encode(heartbeat))
+
+    def _hello(self, stay: Stay, now: float) -> None:
+        if not stay.ready:
+            return
+        stay.said_hello_at = now
+        slots = 0 if self._draining_until else self._stage.slots
+        hello = WorkerHello(
+            stay.worker_id,
+            self._node.name,
+            self._node.host,
+            self._stage.name,
+            slots,
+            self._stage.memory_bytes,
+            tuple(stay.held),
+        )
+        if not stay.outbox:
+            stay.outbox.send(encode(hello))
+
+    def _from_broker(self, stay: Stay) -> None:
+        for frames in drain(stay.control, 256):
+            try:
+                message, _ = self._to_node.decode(frames)
+            except RemoteProtocolError as wrong:
+                log.warning("message refused", field=wrong.field, error=str(wrong))
+                continue
+            match message:
+                case WorkerWelcome(broker_id, work, drop):
+                    self._welcomed(stay, broker_id, work)
+                    self._drop(stay, drop)
+                case HeartbeatReply(broker_id, drop):
+                    self._drop(stay, drop)
+                    if broker_id != stay.broker_id:
+                        self._hello(stay, time.monotonic())
+                case HelloAgain():
+                    self._hello(stay, time.monotonic())
+                case ResultAck(held):
+                    for part in batches(list(held)):
+                        stay.pipe.send(Settled(part))
+                case Problem(where, why):
+                    log.error("the broker refused our message", field=where, error=why)
+
+    def _welcomed(self, stay: Stay, broker_id: str, work: str) -> None:
+        if broker_id != stay.broker_id:
+            log.info("welcomed", broker_id=broker_id, worker_id=stay.worker_id)
+        stay.broker_id = broker_id
+        stay.pipe.send(Connect(broker_id, work))
+
+    def _from_events(self, stay: Stay) -> None:
+        for frames in drain(self._events, 256):
+            message, _ = self._event.decode(frames)
+            if isinstance(message, Stop):
+                self._drop(stay, [key for key in message.held if key in stay.held])
+            elif isinstance(message, Boot) and message.broker_id != stay.broker_id:
+                now = time.monotonic()
+                if now - stay.said_hello_at > self._times.heartbeat_s / 4:
+                    self._hello(stay, now)
+
+    def _drop(self, stay: Stay, held: Any) -> None:
+        until = time.monotonic() + self._times.cancel_grace_s
+        for key in held:
+            slot = stay.held.get(key)
+            if slot is not None and slot.deadline is not None:
+                slot.deadline = min(slot.deadline, until)
+        for part in batches(list(held)):
+            stay.pipe.send(Drop(part))
+
+    def _from_host(self, stay: Stay) -> None:
+        now = time.monotonic()
+        for record in stay.pipe.receive():
+            match record:
+                case Took(attempts):
+                    for rollout_id, attempt, slot, timeout_s in attempts:
+                        until = now + timeout_s + self._times.cancel_grace_s
+                        stay.held[rollout_id, attempt] = Slot(slot, until)
+                case Finished(held):
+                    for key in held:
+                        if key in stay.held:
+                            stay.held[key].deadline = None
+                case Gone(held):
+                    for key in held:
+                        stay.held.pop(key, None)
+                case Here(nonce) if nonce == stay.nonce:
+                    stay.asked_at = None
+                    self._is_ready(stay, now)
+
+    def _is_ready(self, stay: Stay, now: float) -> None:
+        if not stay.ready:
+            stay.ready = True
+            self._hello(stay, now)
+
+    def _is_lost(self, stay: Stay, now: float) -> bool:
+        late = [
+            key[0] for key, s in stay.held.items() if s.deadline is not None and s.deadline < now
+        ]
+        if late:
+            stalled = stay.lag_s(now) > STALLED_S
+            culprit = (self._culprit(stay) if stalled else "") or late[0]
+            _dump_stacks(stay.process)
+            why = "its handler was not over in time and did not let itself be stopped"
+            self._end(stay, "Blocked", culprit, why)
+            return True
+        if stay.process.poll() is None and not stay.pipe.closed:
+            return False
+        _kill(stay.process)
+        why = f"the process that ran its handler ended with status {stay.process.returncode}"
+        self._end(stay, "Died", self._culprit(stay), why)
+        self._wait_before_restart()
+        return True
+
+    def _culprit(self, stay: Stay) -> str:
+        slot = self._marker.running()
+        return next((key[0] for key, held in stay.held.items() if held.slot == slot), "")
+
+    def _end(self, stay: Stay, error: str, culprit: str, why: str) -> None:
+        log.error("host lost", error=error, culprit=culprit, why=why, held=len(stay.held))
+        _kill(stay.process)
+        stay.pipe.socket.close()
+        lost = WorkerLost(stay.worker_id, culprit, error, why)
+        stay.outbox.send(encode(lost))
+        self._await_answer(stay)
+        stay.control.close(linger=500)
+
+    def _await_answer(self, stay: Stay) -> None:
+        deadline = time.monotonic() + LAST_WORDS_S
+        while time.monotonic() < deadline:
+            stay.outbox.flush()
+            if stay.control.poll(50):
+                for frames in drain(stay.control, 256):
+                    if b"heartbeat_reply" in frames[0] or b"hello_again" in frames[0]:
+                        return
+
+    def _wait_before_restart(self) -> None:
+        delay_s = min(2.0, 0.05 * 2 ** min(self._restarts, 6))
+        deadline = time.monotonic() + delay_s
+        while time.monotonic() < deadline and not self._draining_until:
+            time.sleep(0.02)
+
+    def _is_drained(self, stay: Stay, now: float) -> bool:
+        if self._draining_until is None:
+            return False
+        if stay.broker_id and not stay.told_drain:
+            stay.told_drain = True
+            stay.outbox.send(encode(WorkerCredit(stay.worker_id, 0, 0)))
+        return not stay.held or now > self._draining_until
+
+    def _leave(self, stay: Stay) -> None:
+        stay.outbox.send(encode(WorkerGoodbye(stay.worker_id)))
+        stay.outbox.flush()
+        log.info("drained", held=len(stay.held))
+
+
+def _dump_stacks(process: subprocess.Popen[bytes]) -> None:
+    """Let the host write every thread's stack into the node's log before it is killed."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.1)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        log.debug("host is gone already", pid=process.pid)
+    process.wait(KILL_WAIT_S)

@@ -1,0 +1,156 @@
+"""Task kind `reasoning`: questions of the package reasoning-gym, scored by its own scorers.
+
+    payload: {"dataset": "gcd", "config": {}, "seed": 7, "size": 500, "index": 3, "question": "...",
+              "turns": 1, "max_tokens": 512, "temperature": 1.0}
+
+The last three may be left out. A second turn asks the model to check its answer.
+
+Job: prompt, conversation and score.
+Does not know: the model behind the router, or the expected answer before eval.
+Invariants: token IDs are canonical; the prompt of turn 2 starts with the prompt and the completion
+of turn 1, verbatim. A completion cut off by its length ends the conversation as truncated. An
+answer that cannot be read is worth 0: that is the model's doing. A scorer that raises is not.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any
+
+import orjson
+from reasoning_gym import create_dataset
+
+from engine.errors import BoundaryError
+from engine.typed import AtLeast, Count, Id, Length, Mismatch, compile_decoder
+
+from .. import tokens
+from ..transcript import Transcript
+from . import Context, Output, Sampling
+
+SYSTEM = (
+    "You solve problems. Think between <think> and </think>, then give nothing but the final "
+    "answer between <answer> and </answer>."
+)
+CHECK = "Check your answer, then give it again between <answer> and </answer>."
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a task of this kind carries."""
+
+    dataset: Annotated[Id, "reasoning-gym's name of the dataset"]
+    config: Annotated[str, "its configuration, as JSON"]
+    seed: Annotated[int, "of the dataset"]
+    size: Annotated[int, AtLeast(1), "of the dataset"]
+    index: Annotated[Count, "the question within it"]
+    question: Annotated[str, Length(1, 1_000_000), "as the dataset asks it"]
+    turns: Annotated[int, AtLeast(1), "model calls at most"] = 1
+    max_tokens: Annotated[int, AtLeast(1), "to sample in each turn"] = 512
+    temperature: Annotated[float, AtLeast(0), "of sampling"] = 1.0
+
+
+_DECODE = compile_decoder(Payload)
+
+
+def read_payload(payload: dict[str, Any]) -> Payload:
+    """Return a task's payload.
+
+    Raises: BoundaryError("handler") naming the field at fault; trying again does not help.
+    """
+    try:
+        config = orjson.dumps(payload.get("config", {}), option=orjson.OPT_SORT_KEYS).decode()
+        return _DECODE({**payload, "config": config})
+    except (Mismatch, orjson.JSONEncodeError) as wrong:
+        raise BoundaryError("handler", f"payload: {wrong}", retry=False) from None
+
+
+async def init(context: Context) -> Output:
+    """Write the prompt: array `prompt_ids`, int32 [n]."""
+    payload = read_payload(context.task.payload)
+    messages = (("system", SYSTEM), ("user", payload.question))
+    prompt = tokens.load().opening(messages)
+    return Output(data={"messages": messages}, arrays={"prompt_ids": prompt})
+
+
+async def run(context: Context) -> Output:
+    """Let the model answer, and check its answer if the task asks for more than one turn."""
+    payload, vocabulary = read_payload(context.task.payload), tokens.load()
+    sampling = Sampling(
+        max_tokens=payload.max_tokens,
+        temperature=payload.temperature,
+        stop_token_ids=(vocabulary.end,),
+    )
+    transcript = Transcript()
+    transcript.prompt(context.arrays["prompt_ids"])
+    session = f"{context.rollout_id}.{context.attempt}"
+    try:
+        for turn in range(payload.turns):
+            if turn > 0:
+                transcript.prompt(vocabulary.next_turn("user", CHECK))
+            await _turn(context, session, transcript, sampling)
+            if transcript.turns[-1]["finish_reason"] != "stop":
+                break
+    finally:
+        await context.model.release(session)
+    return _output(transcript)
+
+
+async def _turn(context: Context, session: str, transcript: Transcript, sampling: Sampling) -> None:
+    began = time.monotonic()
+    generation = await context.model.generate(session, transcript.token_ids(), sampling)
+    transcript.completion(generation, time.monotonic() - began)
+    context.spent(turns=1, tokens=len(generation.token_ids))
+
+
+def _output(transcript: Transcript) -> Output:
+    is_cut = transcript.turns[-1]["finish_reason"] != "stop"
+    return Output(
+        data={"turns": transcript.turns},
+        trajectory=transcript.trajectory(),
+        outcome="truncated" if is_cut else None,
+    )
+
+
+def eval(context: Context) -> Output:  # noqa: A001 - the stage's name
+    """Score the last answer of the last completion with the dataset's own scorer.
+
+    Raises: BoundaryError("evaluator") if the dataset has changed or its scorer raises.
+    """
+    payload = read_payload(context.task.payload)
+    answer = last_answer(context)
+    reward = score(payload, answer)
+    return Output(data={"answer": answer}, reward=reward, rewards={payload.dataset: reward})
+
+
+def last_answer(context: Context) -> str | None:
+    """Return what stands in the last pair of answer marks of the last turn, if any does."""
+    assert context.trajectory is not None
+    start, end = context.data["run"]["turns"][-1]["completion"]
+    text = tokens.load().decode(context.trajectory.token_ids[start:end])
+    found = _ANSWER.findall(text)
+    return found[-1].strip() if found else None
+
+
+def score(payload: Payload, answer: str | None) -> float:
+    """Return the reward of an answer, from 0 to 1.
+
+    Raises: BoundaryError("evaluator").
+    """
+    try:
+        dataset = _dataset(payload.dataset, payload.config, payload.seed, payload.size)
+        entry = dataset[payload.index]
+        reward = float(dataset.score_answer(answer, entry))
+    except Exception as wrong:
+        message = f"{payload.dataset}: {type(wrong).__name__}: {wrong}"
+        raise BoundaryError("evaluator", message, retry=False) from wrong
+    if entry["question"] != payload.question:
+        message = f"{payload.dataset}[{payload.index}] is another question here"
+        raise BoundaryError("evaluator", message, retry=False)
+    return reward
+
+
+@lru_cache(maxsize=64)
+def _dataset(name: str, config: str, seed: int, size: int) -> Any:
+    return create_dataset(name, **orjson.loads(config), seed=seed, size=size)
