@@ -1,21 +1,21 @@
 """Every error that rollmq raises, in one tree; each says who caused it and what to do.
 
-    RollmqError
-    |-- TopologyError         topology.yaml is wrong: correct the places named
-    |-- ProtocolError         a message broke the protocol
-    |   |-- LocalProtocolError    we were about to send it: a bug or a bad argument on this side
-    |   `-- RemoteProtocolError   the peer sent it: the message was refused
-    |-- LedgerError           an impossible transition: a bug in the broker; carries the history
-    |-- JournalError          durable state cannot be opened, read or written
-    |   `-- DiskFull              no space: submits are refused until it returns
-    |-- ClientError           what a trainer may see
-    |   |-- Full                  the broker has no room now: wait, or submit less
-    |   |-- Refused               the broker will not take this submit: change it
-    |   |-- StateLost             the broker forgot rollouts that it had accepted
-    |   |-- BrokerUnreachable     nothing was heard within the deadline named
-    |   `-- Replaced              another process said hello with this client_id
-    |-- NodeFailed            a process of the topology could not be started or kept running
-    `-- BoundaryError         extension code failed at a named boundary (sandbox, backend, ...)
+RollmqError
+|-- TopologyError         topology.yaml is wrong: correct the places named
+|-- ProtocolError         a message broke the protocol
+|   |-- LocalProtocolError    we were about to send it: a bug or a bad argument on this side
+|   `-- RemoteProtocolError   the peer sent it: the message was refused
+|-- LedgerError           an impossible transition: a bug in the broker; carries the history
+|-- JournalError          durable state cannot be opened, read or written
+|   `-- DiskFull              no space: submits are refused until it returns
+|-- ClientError           what a trainer may see
+|   |-- Full                  the broker has no room now: wait, or submit less
+|   |-- Refused               the broker will not take this submit: change it
+|   |-- StateLost             the broker forgot rollouts that it had accepted
+|   |-- BrokerUnreachable     nothing was heard within the deadline named
+|   `-- Replaced              another process said hello with this client_id
+|-- NodeFailed            a process of the topology could not be started or kept running
+`-- BoundaryError         extension code failed at a named boundary (sandbox, backend, ...)
 """
 
 from collections.abc import Sequence

@@ -114,7 +114,7 @@ class Router:
             self._refusal = ""
         self._do(events.Tick())
         for client in {request.client for request in self.placement.requests.values()}:
-            self._to_worker(client, messages.RouterPong(self.router_id, ()))
+            self._to_worker(client, messages.RouterPong(self.router_id, 0, ()))
         for backend, state in list(self.placement.backends.items()):
             if state.running:
                 self._to_backend(backend, messages.BackendWelcome(self.router_id))
@@ -145,7 +145,8 @@ class Router:
                 self._do(events.Released(message.session))
             case messages.RouterPing():
                 unknown = tuple(each for each in message.open if each not in self._requests)
-                self._to_worker(peer, messages.RouterPong(self.router_id, unknown))
+                pong = messages.RouterPong(self.router_id, message.number, unknown)
+                self._to_worker(peer, pong)
                 self._handle_all()
 
     def _receive_from_backends(self) -> None:

@@ -268,5 +268,3 @@ class Driver:
             found = [d for d in self.only(Dispatch) if d.rollout_id == rollout_id]
             self.result(name, rollout_id, found[0].attempt, reward=reward)
             self.goodbye(name)
-
-

@@ -4,7 +4,7 @@
 
 A message is [client id, header, body] inside and [header, body] at the client. Nothing is kept,
 leased or acknowledged: a process that dies loses what it held. Small frames are copied and the
-body travels as a frame, because avoiding a copy costs more than a small copy.
+body travels as a frame; copying all, copying nothing, larger socket buffers and TCP were no faster.
 """
 
 import tempfile

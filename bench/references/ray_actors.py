@@ -4,7 +4,7 @@ The driver is the client: it chains init, run and eval by reference and receives
 reward. An actor answers one caller in order, so the driver takes the oldest rollouts, a few at a
 time, instead of asking Ray which are ready. Arrays stay below Ray's 100 KB limit for inline
 results; its shared-memory store, forced, halves the pace. Task events, metrics and the workers'
-niceness are off, each because it costs throughput on few cores.
+niceness are off: together they cost about a fifth on two cores.
 """
 
 import logging

@@ -153,20 +153,30 @@ class Client:
         self._core.holding = 0
         self._pump(0.0)
 
-    def run(self, tasks: Iterable[Task], group_size: int = 1) -> Iterator[Rollout]:
+    def run(
+        self,
+        tasks: Iterable[Task],
+        group_size: int = 1,
+        *,
+        group_id: Callable[[Task], str] | None = None,
+        idle: Callable[[], None] | None = None,
+    ) -> Iterator[Rollout]:
         """Submit tasks as the broker has room, and iterate rollouts as they end.
+
+        group_id: names a task's group, so that a repeated run submits the same rollouts.
+        idle: called while nothing has arrived, a few times a second.
 
         Raises: as `submit` and `rollouts`.
         """
-        source = iter(tasks)
+        source, exhausted = iter(tasks), False
         flying: list[Submission] = []
-        exhausted = False
         while True:
             while not exhausted and len(flying) < IN_FLIGHT:
                 task = next(source, None)
                 exhausted = task is None
                 if task is not None:
-                    flying.append(self._submit(task, group_size, None, None, 0, wait=True))
+                    group = group_id(task) if group_id else None
+                    flying.append(self._submit(task, group_size, group, None, 0, wait=True))
             flying = [submission for submission in flying if not _answered(submission)]
             if self._core.results:
                 rollout = self._core.results.popleft()
@@ -176,6 +186,8 @@ class Client:
                 return
             else:
                 self._step()
+                if idle is not None:
+                    idle()
 
     def cancel(
         self,

@@ -158,7 +158,7 @@ def expire(books: Books, now: float) -> None:
     """End leases that nobody renewed; set workers aside that were not heard."""
     lease_s = books.rules.lease_s
     for worker in list(books.workers.values()):
-        if now - worker.heard_at > lease_s:
+        if now - worker.heard_at >= lease_s:
             worker.silent = True
             books.dirty.add(worker.stage)
         if now - worker.heard_at > FORGET_LEASES * lease_s:

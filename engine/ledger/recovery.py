@@ -27,6 +27,7 @@ class Recovery:
         self._now = now
         self._by_order: dict[int, LedgerRollout] = {}
         self._names = [stage.name for stage in rules.stages]
+        self._over: dict[int, LedgerRollout] = {}  # the last stage is kept, the end not yet
 
     def entry(self, order: int, entry: Any) -> None:
         """Apply one journal entry.
@@ -66,14 +67,19 @@ class Recovery:
             client.next_seq = max(client.next_seq, value)
 
     def finish(self) -> None:
-        """Queue what is unfinished, and give workers the time of a lease to be adopted."""
+        """Queue what is unfinished, and give workers the time of a lease to be adopted.
+
+        An end that a crash cut off from its last stage is kept with the first event's instructions.
+        """
         books = self.books
+        books.out.clear()
+        for rollout in self._over.values():
+            books.end(rollout, rollout.outcome or "completed", self._now)
         live = [rollout for rollout in books.rollouts.values() if rollout.state == "ready"]
         for rollout in live:
             books.enqueue(rollout)
         books.recover_until = self._now + books.rules.lease_s
         books.counts["recovered"] = len(live)
-        books.out.clear()
 
     def _stage_done(self, rollout: LedgerRollout, entry: StageDone) -> None:
         if entry.stage not in self._names:
@@ -83,12 +89,14 @@ class Recovery:
             )
         rollout.stage = self._names.index(entry.stage)
         rollout.attempt = entry.attempt
-        attempts.apply_stage(self.books, rollout, entry)
-        if rollout.stage + 1 < len(self._names):
+        if attempts.apply_stage(self.books, rollout, entry):
+            self._over[rollout.order] = rollout
+        else:
             rollout.stage += 1
 
     def _ended(self, rollout: LedgerRollout, result: Any) -> None:
         books = self.books
+        self._over.pop(rollout.order, None)
         books.pin(rollout, "")
         rollout.step("end", self._now, "recovered")
         rollout.result = result

@@ -114,6 +114,7 @@ class Loop:
             if time.monotonic() >= next_tick:
                 self._tick()
                 next_tick = time.monotonic() + self._tick_s
+            self._journal.give_way()
             self._shell.release()
             waiting = self._flush()
 

@@ -4,8 +4,8 @@ Job: turn `generate` into one request that is answered, failed or given up at it
 happens to the router meanwhile.
 Does not know: backends and where a session is.
 Invariants: every request has an id of its own, so asking twice is asking once. The router is asked
-every heartbeat which requests it has, and what it does not have is sent again; a router that is not
-heard for `lost_after_s` is connected to anew, under a fresh routing id. A task that is cancelled
+every heartbeat which requests it has, and what it does not have is sent again; a ping older than
+the request cannot tell. A router that is not heard for `lost_after_s` is connected to anew, under a fresh routing id. A task that is cancelled
 aborts its request. No answer is lost to a cancel or a timeout: the pump receives, nobody awaits a
 socket. Log-probabilities that are not finite and not above 0 never leave this module.
 """
@@ -54,10 +54,11 @@ class Patience:
     deadline_s: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Open:
     frames: list[Any]
     answer: "asyncio.Future[Generation | GenerateFailed]"
+    sent_after: int  # the last ping before it was sent; only later ones can tell of it
 
 
 class RouterModel:
@@ -76,6 +77,7 @@ class RouterModel:
         self._context = zmq.Context()
         self.garbage = 0
         self.resent = 0
+        self._pings = 0
         self._pump = self._connect(boot)
         self._pinging = self._loop.create_task(self._ping())
 
@@ -117,7 +119,7 @@ class RouterModel:
         self._context.term()
 
     async def _ask(self, message: Generate, body: list[Any]) -> Generation | GenerateFailed:
-        opened = _Open(encode(message, body), self._loop.create_future())
+        opened = _Open(encode(message, body), self._loop.create_future(), self._pings)
         self._open[message.request_id] = opened
         try:
             self._send(opened.frames)
@@ -150,7 +152,7 @@ class RouterModel:
 
     def _take(self, message: ToRunWorker, body: list[Any]) -> None:
         if isinstance(message, RouterPong):
-            self._send_again(message.unknown)
+            self._send_again(message.number, message.unknown)
             return
         opened = self._open.get(message.request_id)
         if opened is None or opened.answer.done():
@@ -163,16 +165,18 @@ class RouterModel:
         except ValueError as wrong:
             opened.answer.set_exception(BoundaryError("backend", f"{message.backend}: {wrong}"))
 
-    def _send_again(self, request_ids: Iterable[str]) -> None:
+    def _send_again(self, ping: int, request_ids: Iterable[str]) -> None:
         for request_id in request_ids:
             opened = self._open.get(request_id)
-            if opened is not None and not opened.answer.done():
+            if opened is not None and not opened.answer.done() and opened.sent_after < ping:
+                opened.sent_after = self._pings
                 self.resent += 1
                 self._pump.send(opened.frames)
 
     async def _ping(self) -> None:
         while True:
-            self._pump.send(encode(RouterPing(tuple(self._open))))
+            self._pings += 1
+            self._pump.send(encode(RouterPing(self._pings, tuple(self._open))))
             await asyncio.sleep(self._patience.heartbeat_s)
             if self._loop.time() - self._heard_at > self._patience.lost_after_s:
                 self._log.warning("router not heard, connecting anew", endpoint=self._endpoint)

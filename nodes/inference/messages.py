@@ -59,6 +59,7 @@ class RouterPing:
     """Ask whether the router is there and still has what this worker waits for."""
 
     kind: ClassVar[str] = "router_ping"
+    number: Annotated[Count, "counts the pings, from 1"]
     open: Annotated[tuple[Id, ...], "requests without an answer"]
 
 
@@ -94,6 +95,7 @@ class RouterPong:
 
     kind: ClassVar[str] = "router_pong"
     router_id: Annotated[Id, "fresh at every start of the router"]
+    number: Annotated[Count, "of the ping; 0 if there was none"]
     unknown: Annotated[tuple[Id, ...], "those of the ping's requests that it does not have"]
 
 

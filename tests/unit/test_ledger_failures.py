@@ -35,6 +35,7 @@ def test_a_failed_attempt_is_tried_again_after_a_wait_that_doubles(ledger: Drive
     ledger.tick(0.1)
     assert ledger.only(Dispatch)[0].attempt == 2
     ledger.result("w1", "r1", 2, "failed")
+    ledger.heartbeat("w1")
     ledger.tick(RULES.retry_delay_s * 2 - 0.1)
     assert not ledger.only(Dispatch)
     ledger.tick(0.1)
@@ -63,7 +64,8 @@ def test_attempts_are_counted_for_each_stage_anew(ledger: Driver) -> None:
     leased(ledger, "r1")
     for attempt in (1, 2):
         ledger.result("w1", "r1", attempt, "failed")
-        ledger.beat(4, w1=[])
+        ledger.heartbeat("w1")
+        ledger.tick(RULES.retry_delay_s * attempt)
     ledger.result("w1", "r1", 3)
     ledger.worker("w2", "run")
     ledger.result("w2", "r1", 4, "failed")
@@ -180,9 +182,7 @@ def test_another_worker_is_emptied_if_the_first_one_is_lost(ledger: Driver) -> N
 
 
 @pytest.mark.parametrize("how", ["silent", "drained"])
-def test_another_worker_is_emptied_if_the_first_one_takes_nothing(
-    ledger: Driver, how: str
-) -> None:
+def test_another_worker_is_emptied_if_the_first_one_takes_nothing(ledger: Driver, how: str) -> None:
     make_suspect(ledger)
     first = ledger.attempts("w9")[:]
     if how == "drained":

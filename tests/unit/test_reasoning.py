@@ -120,13 +120,16 @@ def test_a_completion_that_is_cut_off_ends_the_rollout_as_truncated() -> None:
     assert len(model.prompts) == 1
 
 
-@pytest.mark.parametrize("model", [SayingModel("<answer>1</answer><|im_end|>"), DeadModel("")])
-def test_the_session_is_released_on_every_way_out(model: SayingModel) -> None:
-    where = context(model)
-    try:
-        init_and_run(where)
-    except BoundaryError as wrong:
-        assert wrong.boundary == "backend"
+def test_the_session_is_released_when_the_conversation_ends() -> None:
+    model = SayingModel("<answer>1</answer><|im_end|>")
+    init_and_run(context(model))
+    assert model.released == ["r.2"]
+
+
+def test_the_session_is_released_when_the_backend_fails() -> None:
+    model = DeadModel("")
+    with pytest.raises(BoundaryError, match="nobody there"):
+        init_and_run(context(model))
     assert model.released == ["r.2"]
 
 

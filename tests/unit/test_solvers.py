@@ -6,6 +6,7 @@ from nodes.backends.solvers import evaluate, solve
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 
+UNANSWERABLE = "satisfies: 0 = 0"  # simple_equations asks this now and then
 KNOWN = (
     "chain_sum",
     "decimal_chain_sum",
@@ -33,6 +34,7 @@ def test_every_question_of_a_known_kind_is_answered_rightly(name: str) -> None:
     scores = {
         entry["question"]: dataset.score_answer(solve(entry["question"]), entry)
         for entry in dataset
+        if UNANSWERABLE not in entry["question"]
     }
     assert {question: reward for question, reward in scores.items() if reward != 1.0} == {}
 

@@ -53,5 +53,5 @@ def test_a_next_turn_closes_the_line_of_the_turn_before() -> None:
 def test_a_tokenizer_without_the_marks_is_refused() -> None:
     from tokenizers import Tokenizer, models  # noqa: PLC0415 - used here alone
 
-    with pytest.raises(ValueError, match="lacks <|endoftext|>, .*train it again"):
+    with pytest.raises(ValueError, match=r"lacks .*; train it again"):
         tokens.Tokens(Tokenizer(models.BPE()))

@@ -1,0 +1,136 @@
+"""What a run leaves on disk: trajectories as JSON lines, and task files that go in.
+
+`trajectories.jsonl` has one JSON object a line, in order of arrival: the fields of `Rollout`, and
+`arrays`, an object of every array by name: `{"dtype": "int32", "shape": [n], "base64": "..."}`,
+raw little-endian bytes. The trajectory's arrays are among them (token_ids, loss_mask, logprobs,
+policy_spans). A task file has `{"task_id": ..., "kind": ..., "payload": {...}}` a line.
+This module knows no socket.
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from .errors import Problem, RollmqError, TopologyError
+from .records import Failure, Outcome, Receipt, Rollout, StageTiming, Task, Trajectory
+from .typed import Count, Id, Mismatch, Seconds, compile_decoder
+
+TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
+FILE_NAME = "trajectories.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    rollout_id: Id
+    group_id: Id
+    group_size: Count
+    task_id: Id
+    seq: Count
+    outcome: Outcome
+    reward: float | None
+    rewards: dict[str, float]
+    trainable: bool
+    failures: tuple[Failure, ...]
+    timings: tuple[StageTiming, ...]
+    receipt: Receipt | None
+    total_s: Annotated[Seconds, "accepted until ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class _TaskRow:
+    task_id: Id
+    kind: Id
+
+
+_ROW = compile_decoder(_Row)
+_TASK = compile_decoder(_TaskRow)
+
+
+def write_rollout(file: IO[bytes], rollout: Rollout) -> None:
+    """Append one rollout as a line."""
+    row: dict[str, Any] = {name: getattr(rollout, name) for name in _Row.__dataclass_fields__}
+    arrays = dict(rollout.arrays)
+    if rollout.trajectory is not None:
+        arrays |= {name: getattr(rollout.trajectory, name) for name in TRAJECTORY}
+    row["data"] = rollout.data
+    row["arrays"] = {name: _pack(array) for name, array in arrays.items()}
+    file.write(orjson.dumps(row) + b"\n")
+
+
+def read_rollouts(path: Path) -> Iterator[Rollout]:
+    """Iterate the rollouts of a file; a last line that was cut off by a crash is left out.
+
+    Raises: RollmqError naming file, line and field.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield _rollout(orjson.loads(line))
+            except (orjson.JSONDecodeError, Mismatch, KeyError, ValueError) as wrong:
+                raise RollmqError(f"{path}:{number}: {wrong}") from wrong
+
+
+def read_tasks(path: Path) -> list[Task]:
+    """Read a task file.
+
+    Raises: TopologyError naming every bad line of it at once.
+    """
+    tasks, problems = [], []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            task = _task(orjson.loads(line))
+        except (orjson.JSONDecodeError, Mismatch) as wrong:
+            problems.append(Problem(str(path), number, "", str(wrong)))
+            continue
+        if task.task_id in seen:
+            why = f"{task.task_id!r} is on line {seen[task.task_id]} already"
+            problems.append(Problem(str(path), number, "task_id", why))
+        seen[task.task_id] = number
+        tasks.append(task)
+    if not (tasks or problems):
+        problems.append(Problem(str(path), 1, "", "no task in this file"))
+    if problems:
+        raise TopologyError(problems)
+    return tasks
+
+
+def _task(row: Any) -> Task:
+    payload = row.pop("payload", None) if isinstance(row, dict) else None
+    named = _TASK(row)
+    if not isinstance(payload, dict):
+        raise Mismatch("expected an object", ("payload",))
+    return Task(named.task_id, named.kind, payload)
+
+
+def _rollout(row: dict[str, Any]) -> Rollout:
+    data = row.pop("data")
+    arrays = {name: _unpack(packed) for name, packed in row.pop("arrays").items()}
+    parts = {name: arrays.pop(name) for name in TRAJECTORY if name in arrays}
+    fields = _ROW(row)
+    return Rollout(
+        **{name: getattr(fields, name) for name in _Row.__dataclass_fields__},
+        trajectory=Trajectory(**parts) if parts else None,
+        data=data,
+        arrays=arrays,
+    )
+
+
+def _pack(array: npt.NDArray[Any]) -> dict[str, Any]:
+    text = b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": text}
+
+
+def _unpack(packed: dict[str, Any]) -> npt.NDArray[Any]:
+    dtype = np.dtype(packed["dtype"]).newbyteorder("<")
+    return np.frombuffer(b64decode(packed["base64"]), dtype=dtype).reshape(packed["shape"])

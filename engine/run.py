@@ -1,0 +1,173 @@
+"""The main job: start a topology, stream every rollout of a task file to disk, sum it up.
+
+A run is named in `OUT/run.json`; its name is the client_id and the prefix of every group, so that
+an interrupted run goes on where it was (`--resume`) and a new one never meets the ids of an old.
+A rollout is acknowledged once it is written, so a crash loses none; one that comes again after a
+crash is recognised by its id.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+import orjson
+from rich.console import Console
+
+from .client import Client
+from .display import RunDisplay
+from .errors import RollmqError
+from .output import FILE_NAME, read_rollouts, write_rollout
+from .records import Task
+from .summary import Summary
+from .supervisor import Supervisor
+from .topology import Topology
+
+STATUS_EVERY_S = 0.5
+FLUSH_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What `rollmq run` was asked to do."""
+
+    out: Path
+    group_size: int
+    resume: bool
+    overwrite: bool
+    quiet: bool
+
+
+def run(
+    topology: Topology, tasks: list[Task], options: RunOptions, console: Console
+) -> dict[str, Any]:
+    """Run every task; return the summary that was written to OUT/summary.json.
+
+    Raises: RollmqError: OUT is taken, a node cannot be kept up, the broker cannot be reached.
+    """
+    name, stale = _name(options)
+    summary = Summary()
+    done = _done(options, summary)
+    total = len(tasks) * options.group_size
+    with Supervisor(topology) as supervisor:
+        console.print(f"starting {len(supervisor.pids)} nodes of {topology.name}")
+        supervisor.wait_ready(topology.timeouts.start_s)
+        if stale is not None:
+            _discard(topology, stale)
+        started = time.monotonic()
+        try:
+            _stream(topology, tasks, options, console, supervisor, name, done, summary, total)
+        finally:
+            report = summary.report(time.monotonic() - started, str(options.out))
+            report["restarts"] = supervisor.restarts
+            _write_json(options.out / "summary.json", report)
+    return report
+
+
+def _stream(
+    topology: Topology,
+    tasks: list[Task],
+    options: RunOptions,
+    console: Console,
+    supervisor: Supervisor,
+    name: str,
+    done: set[str],
+    summary: Summary,
+    total: int,
+) -> None:
+    window = topology.limits.client_window
+    wanted = (task for task in tasks if not _all_done(name, task, options.group_size, done))
+    with (
+        Client(topology.path, name, window=window) as client,
+        _display(console, total, quiet=options.quiet) as display,
+        (options.out / FILE_NAME).open("ab") as file,
+    ):
+        status: dict[str, Any] | None = None
+        look_at = 0.0
+        for rollout in client.run(
+            wanted,
+            options.group_size,
+            group_id=lambda task: group_name(name, task),
+            idle=supervisor.watch,
+        ):
+            if rollout.rollout_id not in done:
+                done.add(rollout.rollout_id)
+                write_rollout(file, rollout)
+                summary.add(rollout)
+            now = time.monotonic()
+            if now >= look_at:
+                look_at = now + STATUS_EVERY_S
+                file.flush()
+                supervisor.watch()
+                status = client.status()
+            display.update(summary, status)
+
+
+def group_name(run_name: str, task: Task) -> str:
+    """Name the group of a task within a run."""
+    return f"{run_name}/{task.task_id}"
+
+
+def _all_done(name: str, task: Task, group_size: int, done: set[str]) -> bool:
+    group = group_name(name, task)
+    return all(f"{group}-{number}" in done for number in range(group_size))
+
+
+@contextmanager
+def _display(console: Console, total: int, *, quiet: bool) -> Iterator[RunDisplay]:
+    display = RunDisplay(console, total, quiet=quiet)
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+def _name(options: RunOptions) -> tuple[str, str | None]:
+    """Return this run's name, and that of a run in the same place that is to be discarded."""
+    path = options.out / "run.json"
+    before: str | None = orjson.loads(path.read_bytes())["name"] if path.exists() else None
+    if before is not None and options.resume:
+        return before, None
+    if before is not None and not options.overwrite:
+        raise RollmqError(f"{options.out} holds a run: say --resume, --overwrite or another --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / FILE_NAME).unlink(missing_ok=True)
+    name = f"run-{uuid4().hex[:10]}"
+    _write_json(path, {"name": name})
+    return name, before
+
+
+def _done(options: RunOptions, summary: Summary) -> set[str]:
+    path = options.out / FILE_NAME
+    if not path.exists():
+        return set()
+    _drop_torn_line(path)
+    done = set()
+    for rollout in read_rollouts(path):
+        done.add(rollout.rollout_id)
+        summary.add(rollout)
+    return done
+
+
+def _drop_torn_line(path: Path) -> None:
+    file: IO[bytes]
+    with path.open("r+b") as file:
+        whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        file.truncate(whole)
+
+
+def _discard(topology: Topology, name: str) -> None:
+    """Cancel and take what is left of a run that is overwritten."""
+    with Client(topology.path, name) as client:
+        client.cancel(everything=True)
+        for _ in client.rollouts():
+            pass
+
+
+def _write_json(path: Path, value: Any) -> None:
+    draft = path.with_suffix(".tmp")
+    draft.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    draft.replace(path)
