@@ -36,6 +36,15 @@ class Trajectory:
     loss_mask: NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The same as Python lists, as a client has them that parsed JSON and stopped there."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    loss_mask: list[int]
+
+
 def init(task_id: int) -> NDArray[np.int32]:
     """Return the task's prompt, int32 (PROMPT_TOKENS,)."""
     return np.full(PROMPT_TOKENS, task_id, np.int32)
@@ -87,21 +96,24 @@ def unpack(body: bytes | memoryview) -> Trajectory:
     )
 
 
-def check(task_id: int, trajectory: Trajectory, reward: float, tokens: int) -> None:
+def check(task_id: int, trajectory: Trajectory | Lists, reward: float, tokens: int) -> None:
     """Make sure that a delivered rollout is the one that the stages made for `task_id`.
 
     Raises:
-        WrongRolloutError: a shape, a dtype, an end of an array or the reward is another one.
+        WrongRolloutError: a length, a dtype, an end of an array or the reward is another one.
 
     """
     ids, logprobs, mask = trajectory.token_ids, trajectory.logprobs, trajectory.loss_mask
-    if not ids.shape == logprobs.shape == mask.shape == (tokens,):
-        raise WrongRolloutError(f"task {task_id}: {ids.shape}, {logprobs.shape}, {mask.shape}")
-    if (ids.dtype, logprobs.dtype, mask.dtype) != (np.int32, np.float32, np.uint8):
-        raise WrongRolloutError(f"task {task_id}: {ids.dtype}, {logprobs.dtype}, {mask.dtype}")
+    if not len(ids) == len(logprobs) == len(mask) == tokens:
+        raise WrongRolloutError(f"task {task_id}: {len(ids)}, {len(logprobs)}, {len(mask)}")
+    if isinstance(trajectory, Trajectory):
+        dtypes = tuple(array.dtype for array in (ids, logprobs, mask))
+        if dtypes != (np.int32, np.float32, np.uint8):
+            raise WrongRolloutError(f"task {task_id}: {dtypes}")
     template = _template(tokens)
-    found = (ids[0], ids[-1], logprobs[0], logprobs[-1], mask[0], mask[-1], reward)
-    ends = (template.logprobs[0], template.logprobs[-1], 0, 1)
-    wanted = (task_id, task_id + 1, *ends, evaluate(task_id, task_id + 1))
+    ends = tuple(map(np.float32, (logprobs[0], logprobs[-1])))
+    found = (ids[0], ids[-1], *ends, mask[0], mask[-1], reward)
+    ends = (template.logprobs[0], template.logprobs[-1])
+    wanted = (task_id, task_id + 1, *ends, 0, 1, evaluate(task_id, task_id + 1))
     if found != wanted:
         raise WrongRolloutError(f"task {task_id}: expected {wanted}, got {found}")

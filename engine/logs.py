@@ -47,7 +47,7 @@ def _add(node: str) -> structlog.types.Processor:
 
 def _renderer() -> Any:
     if sys.stderr.isatty():
-        return structlog.processors.KeyValueRenderer(
-            key_order=["timestamp", "level", "node", "event"], repr_native_str=False
+        return structlog.processors.LogfmtRenderer(
+            key_order=["timestamp", "level", "node", "event"]
         )
     return structlog.processors.JSONRenderer(sort_keys=True)

@@ -34,7 +34,9 @@ class Buffer:
 
     name: Annotated[Name, "unique within the message"]
     dtype: Annotated[Dtype, "the items' type, little-endian"]
-    shape: Annotated[tuple[Count, ...], "the array's shape, C order; for json its bytes"]
+    shape: Annotated[
+        tuple[Count, ...], Length(0, 32), "the array's shape, C order; for json its bytes"
+    ]
 
     @property
     def size_bytes(self) -> int:

@@ -2,9 +2,9 @@
 
 A record's annotations are its schema: `compile_decoder(cls)` reads them once and returns a
 function from a JSON object to an instance. Annotations may be str, int, float, bool, None, Literal,
-unions with None, `tuple[T, ...]`, fixed tuples, `dict[str, T]`, other records, and `Annotated[T, ...]` with
-`Length`, `AtLeast` and a sentence for the documentation. An object with a key that the record lacks
-is refused; a key may be missing only where the record has a default.
+unions with None, `tuple[T, ...]`, fixed tuples, `dict[str, T]`, other records, and
+`Annotated[T, ...]` with `Length`, `AtLeast` and a sentence for the documentation. An object with a
+key that the record lacks is refused; a key may be missing only where the record has a default.
 
 This module knows neither messages nor sockets.
 """
@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 Record = TypeVar("Record")
 Decoder = Callable[[Any], Any]
+INT64 = 2**63
 
 
 class Mismatch(Exception):  # noqa: N818 - always translated before it leaves the engine
@@ -87,16 +88,17 @@ def compile_decoder(record: type[Record]) -> Callable[[Any], Record]:
 
 
 def describe(annotation: Any) -> str:
-    """Name an annotation as docs/protocol.md does, such as `array of string (1-200)`."""
+    """Name an annotation as docs/protocol.md does, such as `array (1-8) of string (1-200)`."""
     base, marks = _unwrap(annotation)
     for mark in marks:
         if isinstance(mark, Length):
-            return f"{describe(base)} ({mark.least}-{mark.most})"
+            name, of, items = describe(base).partition(" of ")
+            return f"{name} ({mark.least}-{mark.most}){of}{items}"
         if isinstance(mark, AtLeast):
             return f"{describe(base)} (>= {mark.least})"
     origin, arguments = get_origin(base), get_args(base)
     if origin is Literal:
-        return " or ".join(f'"{choice}"' for choice in arguments)
+        return ", ".join(f"`{choice}`" for choice in arguments)
     if origin in {Union, types.UnionType}:
         return " or ".join(describe(choice) for choice in arguments)
     if origin is tuple and arguments[-1] is Ellipsis:
@@ -191,10 +193,18 @@ def _array(item: Decoder) -> Decoder:
 
 
 def _fixed(items: tuple[Decoder, ...]) -> Decoder:
+    count = len(items)
+
     def decode(value: Any) -> tuple[Any, ...]:
-        if value.__class__ is not list or len(value) != len(items):
-            raise Mismatch(f"expected an array of {len(items)} items")
-        return tuple(item(element) for item, element in zip(items, value, strict=True))
+        if value.__class__ is not list or len(value) != count:
+            raise Mismatch(f"expected an array of {count} items")
+        found = []
+        try:
+            for item, element in zip(items, value, strict=True):
+                found.append(item(element))
+        except Mismatch as wrong:
+            raise Mismatch(wrong.message, (str(len(found)), *wrong.path)) from None
+        return tuple(found)
 
     return decode
 
@@ -203,7 +213,14 @@ def _mapping(item: Decoder) -> Decoder:
     def decode(value: Any) -> dict[str, Any]:
         if value.__class__ is not dict:
             raise Mismatch(f"expected an object, got {_name(value)}")
-        return {name: item(element) for name, element in value.items()}
+        found = {}
+        name = ""
+        try:
+            for name, element in value.items():
+                found[name] = item(element)
+        except Mismatch as wrong:
+            raise Mismatch(wrong.message, (name, *wrong.path)) from None
+        return found
 
     return decode
 
@@ -240,7 +257,9 @@ def _string(value: Any) -> str:
 
 def _integer(value: Any) -> int:
     if value.__class__ is int:
-        return value
+        if -INT64 <= value < INT64:
+            return value
+        raise Mismatch(f"expected an integer of 64 bits, got {value}")
     raise Mismatch(f"expected an integer, got {_name(value)}")
 
 

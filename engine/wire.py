@@ -101,7 +101,7 @@ def array_buffer(name: str, array: npt.NDArray[Any]) -> tuple[Buffer, memoryview
 def read_buffer(buffer: Buffer, frame: Any) -> Any:
     """Return a body frame's JSON value, or its array as a read-only view on the frame.
 
-    Raises: RemoteProtocolError if a json frame does not parse.
+    Raises: RemoteProtocolError if a json frame does not parse, or if no array has the shape.
     """
     data = memoryview(frame)
     if buffer.dtype == "json":
@@ -110,7 +110,10 @@ def read_buffer(buffer: Buffer, frame: Any) -> Any:
         except orjson.JSONDecodeError as wrong:
             raise RemoteProtocolError(str(wrong), buffer.name) from None
     array = np.frombuffer(data, dtype=np.dtype(buffer.dtype).newbyteorder("<"))
-    return array.reshape(buffer.shape)
+    try:
+        return array.reshape(buffer.shape)
+    except ValueError as wrong:
+        raise RemoteProtocolError(str(wrong), buffer.name) from None
 
 
 def size_bytes(body: Sequence[Any]) -> int:

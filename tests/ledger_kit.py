@@ -1,4 +1,4 @@
-"""A driver for the ledger: says what trainers and workers say, and keeps what it is told to keep."""
+"""A driver for the ledger: says what trainers and workers say, and keeps what it must keep."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

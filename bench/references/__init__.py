@@ -14,7 +14,14 @@ from importlib import import_module
 from bench.measure import ReferenceResult, json_line, result_table
 from bench.workload import IN_FLIGHT, TOKENS
 
-NAMES = ("raw_zmq", "fastapi_tuned", "ray_actors", "fastapi_dicts")
+NAMES = (
+    "raw_zmq",
+    "fastapi_octets",
+    "fastapi_tuned",
+    "ray_actors",
+    "fastapi_annotated",
+    "fastapi_dicts",
+)
 Run = Callable[[float, int, int], ReferenceResult]
 
 

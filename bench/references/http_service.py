@@ -21,13 +21,13 @@ from fastapi import FastAPI
 
 from bench.measure import Meter, ReferenceResult
 from bench.processes import SPAWN, children
-from bench.workload import Trajectory, check
+from bench.workload import Lists, Trajectory, check
 
 WORKERS = 64  # coroutines a stage
 START_S = 30.0
 ANSWER_S = 30.0
 Stage = Callable[[Any], Awaitable[Any]]
-Decode = Callable[[bytes], tuple[Trajectory, float]]
+Decode = Callable[[bytes], tuple[Trajectory | Lists, float]]
 
 
 class Pipeline:

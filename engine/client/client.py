@@ -9,6 +9,7 @@ A rollout is acknowledged when the next one is asked for, so a trainer that dies
 one receives it again, under the same `client_id`. Not thread-safe.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -158,11 +159,13 @@ class Client:
         tasks: Iterable[Task],
         group_size: int = 1,
         *,
+        in_flight: int | None = None,
         group_id: Callable[[Task], str] | None = None,
         idle: Callable[[], None] | None = None,
     ) -> Iterator[Rollout]:
         """Submit tasks as the broker has room, and iterate rollouts as they end.
 
+        in_flight: rollouts submitted and not yet received at the most; no bound of ours if None.
         group_id: names a task's group, so that a repeated run submits the same rollouts.
         idle: called while nothing has arrived, a few times a second.
 
@@ -170,16 +173,19 @@ class Client:
         """
         source, exhausted = iter(tasks), False
         flying: list[Submission] = []
+        going, most = 0, in_flight or sys.maxsize
         while True:
-            while not exhausted and len(flying) < IN_FLIGHT:
+            while not exhausted and len(flying) < IN_FLIGHT and going + group_size <= most:
                 task = next(source, None)
                 exhausted = task is None
                 if task is not None:
                     group = group_id(task) if group_id else None
                     flying.append(self._submit(task, group_size, group, None, 0, wait=True))
+                    going += group_size
             flying = [submission for submission in flying if not _answered(submission)]
             if self._core.results:
                 rollout = self._core.results.popleft()
+                going -= 1
                 yield rollout
                 self._core.acknowledge([rollout.seq])
             elif exhausted and not flying and self._core.idle:

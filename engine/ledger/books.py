@@ -43,6 +43,7 @@ class Rules:
     message_bytes: int
     group: int
     client_window: int
+    first_seq: int = 1  # where nothing is kept, later at every start: numbers never come again
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +76,14 @@ class Books:
     def stage_name(self, rollout: LedgerRollout) -> str:
         """Name the stage that a rollout has reached."""
         return self.rules.stages[rollout.stage].name
+
+    def client(self, client_id: str) -> LedgerClient:
+        """Return the books on a client, opened if there are none."""
+        found = self.clients.get(client_id)
+        if found is None:
+            found = LedgerClient(client_id, next_seq=self.rules.first_seq)
+            self.clients[client_id] = found
+        return found
 
     def tell(self, client_id: str, message: Message) -> None:
         """Send a message to a trainer."""

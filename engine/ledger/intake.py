@@ -25,9 +25,7 @@ from .states import LIVE
 def hello(books: Books, client_id: str, message: Hello, now: float) -> None:
     """Open or resume a client's stay: everything unacknowledged is delivered again."""
     del now
-    client = books.clients.get(client_id)
-    if client is None:
-        client = books.clients[client_id] = LedgerClient(client_id)
+    client = books.client(client_id)
     client.connected = True
     client.window = max(1, message.window)
     client.delivered.clear()
@@ -81,9 +79,8 @@ def ack(books: Books, client_id: str, message: Ack, now: float) -> None:
         return
     client.window = max(1, message.window)
     for first, last in message.seqs:
-        span = range(first, last + 1)
-        known = span if len(span) <= len(client.ended) else sorted(client.ended)
-        for seq in known:
+        few = last - first < len(client.ended)
+        for seq in range(first, last + 1) if few else sorted(client.ended):
             if first <= seq <= last and seq in client.ended:
                 books.acknowledge(client, seq, now)
     books.deliver(client)
@@ -122,7 +119,7 @@ def offer_credit(books: Books) -> None:
 
 def book_submission(books: Books, entry: Submitted, order: int) -> Submission:
     """Enter a submission and its rollouts, ready for the first stage; also used at restart."""
-    client = books.clients.setdefault(entry.client_id, LedgerClient(entry.client_id))
+    client = books.client(entry.client_id)
     submission = Submission(
         order,
         entry.client_id,

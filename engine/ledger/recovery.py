@@ -13,7 +13,7 @@ from ..typed import compile_decoder
 from . import attempts, intake
 from .books import Books, Rules
 from .instructions import Acked, AttemptFailed, Ended, Rewound, StageDone, Submitted
-from .rollouts import LedgerClient, LedgerRollout
+from .rollouts import LedgerRollout
 
 _KINDS: tuple[type[Any], ...] = (Submitted, StageDone, AttemptFailed, Ended, Acked, Rewound)
 ENTRIES: dict[str, Callable[[Any], Any]] = {kind.__name__: compile_decoder(kind) for kind in _KINDS}
@@ -62,8 +62,7 @@ class Recovery:
         if key == "workers":
             self.books.expected = set(value)
         elif key.startswith("client "):
-            client_id = key.removeprefix("client ")
-            client = self.books.clients.setdefault(client_id, LedgerClient(client_id))
+            client = self.books.client(key.removeprefix("client "))
             client.next_seq = max(client.next_seq, value)
 
     def finish(self) -> None:

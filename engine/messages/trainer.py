@@ -129,7 +129,7 @@ class Result:
     """A rollout that has ended; body frames are what its stages left."""
 
     kind: ClassVar[str] = "result"
-    seq: Annotated[Count, "per client, from 1, in order of ending; the key to drop a repeat"]
+    seq: Annotated[Count, "per client, +1 in order of ending; the key to drop a repeat"]
     rollout_id: Annotated[Id, "the rollout"]
     group_id: Annotated[Id, "its group"]
     group_size: Annotated[Count, "how many rollouts the group has"]

@@ -5,9 +5,10 @@ happens to the router meanwhile.
 Does not know: backends and where a session is.
 Invariants: every request has an id of its own, so asking twice is asking once. The router is asked
 every heartbeat which requests it has, and what it does not have is sent again; a ping older than
-the request cannot tell. A router that is not heard for `lost_after_s` is connected to anew, under a fresh routing id. A task that is cancelled
-aborts its request. No answer is lost to a cancel or a timeout: the pump receives, nobody awaits a
-socket. Log-probabilities that are not finite and not above 0 never leave this module.
+the request cannot tell. A router that is not heard for `lost_after_s` is connected to anew, under a
+fresh routing id. A task that is cancelled aborts its request. No answer is lost to a cancel or a
+timeout: the pump receives, nobody awaits a socket. A completion whose log-probabilities are
+missing, not finite or above 0 never leaves this module.
 """
 
 import asyncio
@@ -137,12 +138,14 @@ class RouterModel:
 
     def _connect(self, identity: str) -> Pump:
         self._heard_at = self._loop.time()
+        self._misses = 0
         socket = open_socket(self._context, zmq.DEALER, self._bounds, identity)
         socket.connect(self._endpoint)
         return Pump(socket, self._receive, self._bounds, copy=False)
 
     def _receive(self, batch: Iterable[list[Any]]) -> None:
         self._heard_at = self._loop.time()
+        self._misses = 0
         for frames in batch:
             try:
                 self._take(*CODEC.decode(frames))
@@ -178,7 +181,8 @@ class RouterModel:
             self._pings += 1
             self._pump.send(encode(RouterPing(self._pings, tuple(self._open))))
             await asyncio.sleep(self._patience.heartbeat_s)
-            if self._loop.time() - self._heard_at > self._patience.lost_after_s:
+            self._misses += 1  # counted, not timed: a loop that stood still has heard nobody
+            if self._misses * self._patience.heartbeat_s > self._patience.lost_after_s:
                 self._log.warning("router not heard, connecting anew", endpoint=self._endpoint)
                 self._pump.close()
                 self._pump = self._connect(boot_id(self._node))

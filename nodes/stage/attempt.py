@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import BoundaryError, LocalProtocolError
-from engine.messages import StageResult, Work
+from engine.errors import BoundaryError, LocalProtocolError, ProtocolError
+from engine.messages import RESULTS, StageResult, Work
 from engine.messages.worker import AttemptStatus
 from engine.records import Buffer, Failure, Task, Trajectory, Usage
-from engine.wire import array_buffer, json_buffer, read_buffer
+from engine.wire import Codec, array_buffer, encode, json_buffer, read_buffer
 
 from ..tasks import Generation, Model, Output, Sampling
 from .handlers import Handler, is_async
@@ -26,6 +26,7 @@ from .marker import Marker, Watched
 
 TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
 Ended = tuple[StageResult, list[Any]]
+CODEC: Codec[StageResult] = Codec(RESULTS)
 
 
 class Sessions:
@@ -143,6 +144,21 @@ class Attempt:
         finally:
             await self._sessions.release_all()
 
+    def frames(self, ended: Ended, message_bytes: int) -> list[Any]:
+        """Return the frames of a result that the broker will take: of a failure, if need be."""
+        try:
+            frames = encode(*ended)
+            CODEC.decode(frames)
+            largest = max(map(len, frames))
+            if largest > message_bytes:
+                limit = f"a frame of {largest} bytes is over limits.message_bytes {message_bytes}"
+                raise LocalProtocolError(limit)
+        except (ProtocolError, TypeError) as wrong:
+            self._usage = Usage
+            why = f"its output cannot be sent: {wrong}"
+            return encode(*self._failed("handler", type(wrong).__name__, why, retry=False))
+        return frames
+
     async def _call(self, handler: Handler, context: AttemptContext) -> Output:
         if is_async(handler):
             output = await Watched(handler(context), self._marker, self._slot)  # type: ignore[arg-type]
@@ -185,8 +201,14 @@ class Attempt:
 
     def _failed(self, boundary: str, error: str, message: str, *, retry: bool = True) -> Ended:
         work = self._work
+        message = message[:4000].encode("utf-8", "replace").decode()
         failure = Failure(
-            work.stage, work.attempt, boundary[:64], error[:64], message[:4000], self._node
+            work.stage,
+            work.attempt,
+            boundary[:64] or "handler",
+            error[:64],
+            message,
+            self._node,
         )
         return replace(self._result("failed"), failure=failure, retry=retry), []
 

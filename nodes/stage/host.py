@@ -148,7 +148,7 @@ class Host:
         finally:
             self._free.append(slot)
             del self._running[key]
-        frames = encode(*ended)
+        frames = attempt.frames(ended, self._bounds.message_bytes)
         self._unsettled[key] = frames
         self._results.send(frames)
         self._finished.append(key)

@@ -13,13 +13,13 @@ answer that cannot be read is worth 0: that is the model's doing. A scorer that 
 """
 
 import re
+import threading
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
 import orjson
-from reasoning_gym import create_dataset
 
 from engine.errors import BoundaryError
 from engine.typed import AtLeast, Count, Id, Length, Mismatch, compile_decoder
@@ -33,6 +33,7 @@ SYSTEM = (
     "answer between <answer> and </answer>."
 )
 CHECK = "Check your answer, then give it again between <answer> and </answer>."
+_ONE_BUILDS = threading.Lock()  # a group's members ask for the same question at the same time
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -139,8 +140,9 @@ def score(payload: Payload, answer: str | None) -> float:
     Raises: BoundaryError("evaluator").
     """
     try:
-        dataset = _dataset(payload.dataset, payload.config, payload.seed, payload.size)
-        entry = dataset[payload.index]
+        with _ONE_BUILDS:
+            dataset = _dataset(payload.dataset, payload.config, payload.seed, payload.size)
+            entry = _entry(dataset, payload.index)
         reward = float(dataset.score_answer(answer, entry))
     except Exception as wrong:
         message = f"{payload.dataset}: {type(wrong).__name__}: {wrong}"
@@ -153,4 +155,12 @@ def score(payload: Payload, answer: str | None) -> float:
 
 @lru_cache(maxsize=64)
 def _dataset(name: str, config: str, seed: int, size: int) -> Any:
+    from reasoning_gym import create_dataset  # noqa: PLC0415 - seconds that only eval has to pay
+
     return create_dataset(name, **orjson.loads(config), seed=seed, size=size)
+
+
+@lru_cache(maxsize=1024)
+def _entry(dataset: Any, index: int) -> dict[str, Any]:
+    entry: dict[str, Any] = dataset[index]
+    return entry

@@ -1,0 +1,1 @@
+"""Task kinds for chaos: quick, countable, and some that misbehave."""
