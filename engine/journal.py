@@ -120,8 +120,8 @@ class Journal:
     """A journal in a directory of its own; every method is for the broker's thread.
 
     `wake` is called on the writer's thread after each commit, when `full` changes and when
-    `failure` is set. `commit_s` is how long the writer waits for a batch to fill: 0 takes what is
-    there, which bench/journal.py finds no slower and a batch's wait sooner.
+    `failure` is set. Commits begin at least `commit_s` apart, so that a busy broker's gather into
+    batches; after a pause the next one begins at once.
 
     Raises: JournalError if the directory is in use, on a network file system, written by another
     version, or damaged.
@@ -133,7 +133,7 @@ class Journal:
         durability: Durability,
         *,
         commit_rows: int = 256,
-        commit_s: float = 0.0,
+        commit_s: float = 0.003,
         segment_bytes: int = 64 * MIB,
         ballast_bytes: int = 16 * MIB,
         wake: Callable[[], None],
@@ -236,7 +236,7 @@ class Journal:
         A thread that gives up the interpreter's lock for microseconds at a time, as sockets do,
         takes it back before the writer has woken; commits then take hundreds of milliseconds.
         """
-        if self._writer.durable < self._last and monotonic() >= self._give_way_at:
+        if self._writer.committing and monotonic() >= self._give_way_at:
             sleep(GIVE_WAY_S)
             self._give_way_at = monotonic() + GIVE_WAY_EVERY_S
 
@@ -284,10 +284,10 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much one commit takes, and how long it waits for it."""
+    """How much one commit takes, and how far apart commits begin."""
 
     rows: int
-    wait_s: float
+    apart_s: float
 
 
 class Disk:
@@ -328,7 +328,9 @@ class Writer(threading.Thread):
         self.unwritten: dict[Place, Frames] = {}
         self.durable = last
         self.full = False
+        self.committing = False
         self.failure: JournalError | None = None
+        self._began = 0.0
         self._disk = disk
         self._pace = pace
         self._wake = wake
@@ -378,6 +380,7 @@ class Writer(threading.Thread):
         else:
             self.full = False
             self._retry_s = FIRST_RETRY_S
+        self.committing = False
         self._wake()
 
     def _restore_ballast(self) -> None:
@@ -393,10 +396,16 @@ class Writer(threading.Thread):
             self._retry_s = RETRY_S
         elif not self._pending:
             self._accept(self.queue.get())
-            if self._pace.wait_s and not self._closing:
-                self._take_until(monotonic() + self._pace.wait_s, self._is_enough)
+            self._let_gather()
+        self.committing = True
         for _ in range(self.queue.qsize()):
             self._accept(self.queue.get())
+
+    def _let_gather(self) -> None:
+        """Begin commits no closer together than the pace; after a pause, at once."""
+        left_s = self._began + self._pace.apart_s - monotonic()
+        if left_s > 0 and not self._closing:
+            sleep(left_s)
 
     def _take_until(self, deadline: float, is_reason: Callable[[Change | None], bool]) -> None:
         while (left_s := deadline - monotonic()) > 0:
@@ -407,9 +416,6 @@ class Writer(threading.Thread):
             self._accept(change)
             if is_reason(change):
                 return
-
-    def _is_enough(self, change: Change | None) -> bool:
-        return change is None or len(self._pending) >= self._pace.rows
 
     def _accept(self, change: Change | None) -> None:
         if change is None:
@@ -429,9 +435,9 @@ class Writer(threading.Thread):
             self._advance(taken)
 
     def _commit(self, changes: Sequence[Change]) -> None:
-        began = monotonic()
+        self._began = monotonic()
         batch = self._disk.commit(changes)
-        took_s = monotonic() - began
+        took_s = monotonic() - self._began
         counts = self._counts
         counts["commits"] += 1
         counts["rows"] += sum(map(len, batch.appends.values()))

@@ -4,6 +4,7 @@ Arrays are numpy arrays from the inference reply to the trainer; their dtypes ar
 This module knows no message, socket or file.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
@@ -41,10 +42,7 @@ class Buffer:
     @property
     def size_bytes(self) -> int:
         """The exact length of the frame that this describes."""
-        size = ITEM_BYTES[self.dtype]
-        for extent in self.shape:
-            size *= extent
-        return size
+        return math.prod(self.shape, start=ITEM_BYTES[self.dtype])
 
 
 @dataclass(frozen=True, slots=True)

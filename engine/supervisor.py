@@ -174,13 +174,13 @@ class Supervisor:
     def _plan_restart(self, child: Child, now: float) -> None:
         short = now - child.started_at < SHORT_LIFE_S
         child.short_lives = child.short_lives + 1 if short else 0
-        if child.short_lives > GIVE_UP:
-            name, status = child.node.name, child.process.returncode
+        name, status = child.node.name, child.process.returncode
+        if child.short_lives > GIVE_UP and status > 0:  # one that was killed did not end by itself
             told = self._last_words(name)
             raise NodeFailed(f"{name} keeps ending (status {status}), the last time with:\n{told}")
-        delay_s = min(MAX_DELAY_S, 0.1 * 2.0**child.short_lives) if short else 0.0
+        delay_s = min(MAX_DELAY_S, 0.1 * 2.0 ** min(child.short_lives, 8)) if short else 0.0
         child.restart_at = now + delay_s
-        log.warning("node ended", child=child.node.name, status=child.process.returncode)
+        log.warning("node ended", child=name, status=status)
 
     def _missing(self) -> set[str]:
         names = {child.node.name for child in self._children.values()}

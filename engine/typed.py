@@ -54,9 +54,29 @@ Seconds = Annotated[float, AtLeast(0)]
 def compile_decoder(record: type[Record]) -> Callable[[Any], Record]:
     """Return a function from a parsed JSON object to `record`.
 
+    What is right takes straight-line code generated from the annotations, as dataclasses do it for
+    `__init__`; whatever that refuses is decoded again field by field, to name the place.
+
     Raises: TypeError at once, if an annotation is not one of those listed above. The function
     returned raises Mismatch.
     """
+    careful = _careful(record)
+    fast: Callable[[Any], Record] = _fast(record)
+
+    def decode(value: Any) -> Record:
+        try:
+            return fast(value)
+        except (_Refused, KeyError, TypeError, Mismatch):
+            return careful(value)
+
+    return decode
+
+
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    pass
+
+
+def _careful(record: type[Record]) -> Callable[[Any], Record]:
     hints = get_type_hints(record, include_extras=True)
     plan = tuple(
         (field.name, _decoder(hints[field.name]), _default(field))
@@ -85,6 +105,56 @@ def compile_decoder(record: type[Record]) -> Callable[[Any], Record]:
         return record(*items)
 
     return decode
+
+
+def _fast(record: type[Any]) -> Callable[[Any], Any]:
+    hints = get_type_hints(record, include_extras=True)
+    scope: dict[str, Any] = {"refused": _Refused, "missing": MISSING}
+    lines = ["def decode(value):", " if value.__class__ is not dict: raise refused", " found = 0"]
+    arguments = []
+    for number, field in enumerate(dataclasses.fields(record)):
+        name, default = f"v{number}", _default(field)
+        scope[f"default{number}"], scope[f"decode{number}"] = default, _decoder(hints[field.name])
+        arguments.append(name)
+        if default is MISSING:
+            lines.append(f" {name} = value[{field.name!r}]; found += 1")
+            lines += [f" {line}" for line in _checks(hints[field.name], name, number, scope)]
+        else:
+            lines.append(f" {name} = value.get({field.name!r}, missing)")
+            lines.append(f" if {name} is missing: {name} = default{number}")
+            lines += [" else:", "  found += 1"]
+            lines += [f"  {line}" for line in _checks(hints[field.name], name, number, scope)]
+    lines.append(" if len(value) != found: raise refused")
+    lines.append(f" return record({', '.join(arguments)})")
+    scope["record"] = record
+    exec("\n".join(lines), scope)  # noqa: S102 - made of this program's own annotations
+    made: Callable[[Any], Any] = scope["decode"]
+    return made
+
+
+def _checks(annotation: Any, name: str, number: int, scope: dict[str, Any]) -> list[str]:
+    base, marks = _unwrap(annotation)
+    while get_origin(base) is Annotated:
+        base, more = _unwrap(base)
+        marks = (*more, *marks)
+    bounds = [mark for mark in marks if isinstance(mark, Length | AtLeast)]
+    if base in {int, str, bool} and len(bounds) <= 1:
+        return [f"if {_is_wrong(base, name, bounds)}: raise refused"]
+    if get_origin(base) is Literal:
+        scope[f"allowed{number}"] = frozenset(get_args(base))
+        return [f"if {name} not in allowed{number}: raise refused"]
+    return [f"{name} = decode{number}({name})"]
+
+
+def _is_wrong(base: type, name: str, bounds: list[Length | AtLeast]) -> str:
+    wrong = f"{name}.__class__ is not {base.__name__}"
+    least = -INT64
+    for bound in bounds:
+        if isinstance(bound, AtLeast):
+            least = bound.least
+        else:
+            wrong += f" or not {bound.least} <= len({name}) <= {bound.most}"
+    return f"{wrong} or not {least} <= {name} < {INT64}" if base is int else wrong
 
 
 def describe(annotation: Any) -> str:

@@ -80,6 +80,11 @@ def encode(message: Message, body: Sequence[Any] = ()) -> list[Any]:
     return [PREFIX + message.kind.encode(), orjson.dumps(message), *body]
 
 
+def forward(message: Message, body: Sequence[Any]) -> list[Any]:
+    """Return the frames of `message` for a body whose frames were checked when they came."""
+    return [PREFIX + message.kind.encode(), orjson.dumps(message), *body]
+
+
 def json_buffer(name: str, value: Any) -> tuple[Buffer, bytes]:
     """Describe and encode a JSON value as one body frame."""
     text = orjson.dumps(value, option=JSON_OPTIONS)
@@ -137,9 +142,12 @@ def _parse(header: bytes) -> Any:
 def _check_body(described: Sequence[Buffer], body: Sequence[Any]) -> None:
     if len(described) != len(body):
         raise RemoteProtocolError(f"{len(described)} described, {len(body)} sent", "buffers")
+    names = set()
     for buffer, frame in zip(described, body, strict=True):
-        if buffer.size_bytes != len(frame):
-            expected = f"{buffer.dtype} {list(buffer.shape)} is {buffer.size_bytes} bytes"
+        size = buffer.size_bytes
+        if size != len(frame):
+            expected = f"{buffer.dtype} {list(buffer.shape)} is {size} bytes"
             raise RemoteProtocolError(f"{expected}, got {len(frame)}", f"buffers.{buffer.name}")
-    if len({buffer.name for buffer in described}) != len(described):
+        names.add(buffer.name)
+    if len(names) != len(described):
         raise RemoteProtocolError("names repeat", "buffers")

@@ -40,6 +40,8 @@ from engine.messages import (
 )
 from engine.records import Buffer, Failure
 
+from .promises import Promises
+
 Kind = TypeVar("Kind")
 Held = tuple[str, int]
 
@@ -119,12 +121,15 @@ class Driver:
         self.dispatched: list[Dispatch] = []
         self.stages: dict[str, str] = {}
         self.restarts = 1
+        self.promises = Promises(rules, self.ledger, [])
         self.submits = 0
 
     def handle(self, event: Event) -> list[Instruction]:
         """Pass an event on; every invariant holds after it."""
+        self.promises.before()
         self.last = self.ledger.handle(event, self.now)
         self.ledger.validate()
+        self.promises.after(event, self.last)
         for instruction in self.last:
             self.journal.take(instruction)
         self.dispatched += self.only(Dispatch)
@@ -251,6 +256,7 @@ class Driver:
         self.restarts += 1
         self.ledger = self.journal.recover(self.rules, f"broker-{self.restarts}", self.now)
         self.ledger.validate()
+        self.promises = Promises(self.rules, self.ledger, self.journal.changes)
 
     def state(self, rollout_id: str) -> str:
         """Return a rollout's state."""

@@ -203,6 +203,10 @@ class Core:
         self._told_window = self.window + self.holding
         self._send(Hello(self.client_id, self._told_window))
 
+    def _hello_again(self, now: float) -> None:
+        if self.welcome is not None:  # otherwise a hello is on its way already
+            self._hello(now)
+
     def _welcomed(self, message: Welcome, now: float) -> None:
         self.welcome = message
         self._ping_at = now
@@ -259,7 +263,7 @@ class Core:
         if submission is None:
             return
         if code == "hello_first":
-            self._hello(now)
+            self._hello_again(now)
         elif code in PASSING and submission.wait:
             submission.sent_at = now - 9 * RETRY_S
         else:
@@ -277,7 +281,7 @@ class Core:
 
     def _problem(self, where: str, why: str, now: float) -> None:
         if why == "say hello first":
-            self._hello(now)
+            self._hello_again(now)
         else:
             raise RemoteProtocolError(f"the broker refused our message: {why}", where)
 

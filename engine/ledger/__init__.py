@@ -2,7 +2,7 @@
 
 No socket, clock, thread, randomness or log; the same events at the same times give the same
 instructions. The states are the table in states.py. Reading order: states, instructions, rollouts,
-queues, books, intake, attempts, recovery, checks.
+queues, books, intake, dispatching, attempts, recovery, checks.
 """
 
 from heapq import heappop
@@ -23,6 +23,7 @@ from ..messages import (
 from . import attempts, intake
 from .books import Books, Rules, StageRule
 from .checks import validate
+from .dispatching import dispatch
 from .instructions import (
     Acked,
     AttemptFailed,
@@ -118,7 +119,7 @@ class Ledger:
             case Tick():
                 _tick(books, now)
         if books.dirty:
-            attempts.dispatch(books, now)
+            dispatch(books, now)
         out, books.out = books.out, []
         return out
 

@@ -23,9 +23,9 @@ from ..messages import (
 )
 from ..records import Failure, StageTiming, Usage
 from .books import Books
+from .dispatching import unreserve
 from .instructions import (
     AttemptFailed,
-    Dispatch,
     DropWorker,
     FreeBody,
     Keep,
@@ -141,7 +141,7 @@ def end_worker(
 ) -> None:
     """Remove a worker; `culprit` is a rollout, NOBODY, or "" if nobody saw what happened."""
     alone = worker.alone
-    _unreserve(books, worker)
+    unreserve(books, worker)
     for rollout in list(worker.leases.values()):
         books.unlease(rollout)
         blamed = rollout.rollout_id == culprit or (alone and not culprit)
@@ -215,21 +215,6 @@ def rewind(books: Books, rollout: LedgerRollout, now: float, why: str) -> None:
     rollout.timings = ()
     rollout.reward = rollout.rewards = rollout.trainable = rollout.outcome = None
     books.enqueue(rollout)
-
-
-def dispatch(books: Books, now: float) -> None:
-    """Give ready rollouts to workers, as far as credit and the next stage's room allow."""
-    if books.recover_until > now and books.expected:
-        return
-    if books.recover_until:
-        books.recover_until = 0.0
-        books.expected.clear()
-        books.dirty.update(range(len(books.rules.stages)))
-    for stage in reversed(range(len(books.rules.stages))):
-        if stage in books.dirty:
-            _dispatch_isolated(books, stage, now)
-            _dispatch_stage(books, stage, now)
-    books.dirty.clear()
 
 
 def apply_stage(books: Books, rollout: LedgerRollout, entry: StageDone) -> bool:
@@ -413,100 +398,3 @@ def _interrupted(
             rollout.deaths += 1
             note_failure(books, rollout, failure, counted=False)
         books.release(rollout, now, failure.error)
-
-
-def _dispatch_isolated(books: Books, stage: int, now: float) -> None:
-    waiting = books.isolated.get(stage)
-    while waiting:
-        rollout = waiting[0]
-        able = [worker for worker in books.workers.values() if _may_take(worker, rollout)]
-        idle = [worker for worker in able if not worker.leases]
-        if not idle:
-            _reserve(books, stage, able)
-            return
-        waiting.popleft()
-        rollout.ticket = 0
-        _start(books, rollout, idle[0], now)
-        idle[0].alone = True
-    _reserve(books, stage, [])
-
-
-def _reserve(books: Books, stage: int, able: list[LedgerWorker]) -> None:
-    reserved = books.reserved.get(stage)
-    if reserved is not None and reserved not in able:
-        _unreserve(books, reserved)
-    if able and stage not in books.reserved:
-        books.reserved[stage] = min(able, key=lambda worker: len(worker.leases))
-        books.reserved[stage].reserved = True
-
-
-def _unreserve(books: Books, worker: LedgerWorker) -> None:
-    if worker.reserved:
-        worker.reserved = False
-        del books.reserved[worker.stage]
-
-
-def _may_take(worker: LedgerWorker, rollout: LedgerRollout) -> bool:
-    able = worker.slots > 0 and not worker.silent and not worker.alone
-    return able and worker.stage == rollout.stage and rollout.host in {"", worker.host}
-
-
-def _dispatch_stage(books: Books, stage: int, now: float) -> None:
-    able = [worker for worker in books.workers.values() if worker.stage == stage]
-    for host in dict.fromkeys(worker.host for worker in able):
-        _dispatch_queue(books, stage, host, [w for w in able if w.host == host], now)
-    _dispatch_queue(books, stage, "", able, now)
-
-
-def _dispatch_queue(
-    books: Books, stage: int, host: str, able: list[LedgerWorker], now: float
-) -> None:
-    queue = books.queues.get((stage, host))
-    while queue:
-        rollout = queue.head()
-        if rollout is None:
-            return
-        size = books.input_bytes(rollout)
-        open_workers = [
-            w for w in able if w.has_room(size) and _next_has_room(books, stage, w.host)
-        ]
-        if not open_workers:
-            return
-        worker = min(
-            open_workers,
-            key=lambda w: (w.worker_id == rollout.avoid, len(w.leases) / w.slots, w.used_at),
-        )
-        queue.take()
-        _start(books, rollout, worker, now)
-
-
-def _next_has_room(books: Books, stage: int, host: str) -> bool:
-    after = stage + 1
-    if after == len(books.rules.stages):
-        return True
-    waiting = len(books.queue(after, "")) + (len(books.queue(after, host)) if host else 0)
-    return waiting + books.running[stage, host] < books.rules.stages[after].ready
-
-
-def _start(books: Books, rollout: LedgerRollout, worker: LedgerWorker, now: float) -> None:
-    rollout.queue_s = max(0.0, now - rollout.since)
-    rollout.step("dispatch", now, worker.worker_id)
-    rollout.seen += 1
-    rollout.attempt = rollout.seen
-    books.lease(rollout, worker, now)
-    if rollout.stage:
-        books.dirty.add(rollout.stage - 1)
-    submission = rollout.submission
-    books.out.append(
-        Dispatch(
-            worker.worker_id,
-            submission.order,
-            rollout.order,
-            rollout.rollout_id,
-            submission.group_id,
-            submission.task_id,
-            submission.task_kind,
-            rollout.stage,
-            rollout.attempt,
-        )
-    )

@@ -60,8 +60,8 @@ TO_TRAINER = (
     Problem,
 )
 FROM_NODE = (WorkerHello, Heartbeat, WorkerCredit, WorkerLost, WorkerGoodbye, NodeHello)
-TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, ResultAck, Problem)
-WORK = (Work,)
+TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Problem)
+WORK = (Work, ResultAck)
 RESULTS = (StageResult,)
 EVENTS = (Boot, Stop)
 

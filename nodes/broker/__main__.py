@@ -80,6 +80,7 @@ def serve(topology: Topology) -> None:
         broker_id,
         min(0.25, topology.timeouts.heartbeat_s / 4),
         lambda: _figures(bodies),
+        {node.name: node for node in topology.nodes()},
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())

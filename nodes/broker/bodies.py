@@ -63,13 +63,15 @@ class Bodies:
 
         Raises: JournalError if a part cannot be read back.
         """
-        found: dict[str, tuple[Buffer, Any]] = {}
+        buffers: dict[str, Buffer] = {}
+        frames: dict[str, Any] = {}
         for order in orders:
             for part in self._parts.get(order, ()):
-                frames = part.frames if part.frames is not None else self._read(part)
-                for buffer, frame in zip(part.buffers, frames, strict=True):
-                    found[buffer.name] = (buffer, frame)
-        return tuple(buffer for buffer, _ in found.values()), [frame for _, frame in found.values()]
+                found = part.frames if part.frames is not None else self._read(part)
+                for buffer, frame in zip(part.buffers, found, strict=True):
+                    buffers[buffer.name] = buffer
+                    frames[buffer.name] = frame
+        return tuple(buffers.values()), list(frames.values())
 
     def free(self, order: int) -> None:
         """Drop everything under an order, in memory and on disk."""

@@ -6,9 +6,10 @@ which field is wrong. The loop knows sockets and the clock; it decides nothing.
 """
 
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,10 @@ from engine.messages import (
     Status,
     StatusRequest,
     Submit,
-    WorkerGoodbye,
     WorkerHello,
 )
 from engine.sockets import drain
+from engine.topology import Node
 from engine.wire import Codec, encode, json_buffer, size_bytes
 
 from .peers import Connections, WorkPipes
@@ -75,6 +76,7 @@ class Loop:
         broker_id: str,
         tick_s: float,
         figures: Callable[[], dict[str, Any]],
+        nodes: Mapping[str, Node],
     ) -> None:
         self._sockets = sockets
         self._ledger = ledger
@@ -86,6 +88,7 @@ class Loop:
         self._broker_id = broker_id
         self._tick_s = tick_s
         self._figures = figures
+        self._known = nodes
         self._from_trainers: Codec[Any] = Codec(FROM_TRAINER)
         self._from_nodes: Codec[Any] = Codec(FROM_NODE)
         self._results: Codec[StageResult] = Codec(RESULTS)
@@ -164,8 +167,8 @@ class Loop:
             self._join(message.client_id, route)
         client_id = self._trainers.name(route)
         match message:
-            case Ping(nonce):
-                unacked = self._ledger.unacked(client_id or "")
+            case Ping(nonce) if client_id is not None:
+                unacked = self._ledger.unacked(client_id)
                 self._trainers.send(route, encode(Pong(self._broker_id, nonce, unacked)))
             case StatusRequest(request_id):
                 buffer, text = json_buffer("status", self._status(now))
@@ -198,17 +201,27 @@ class Loop:
         route = frames[0]
         message, _ = self._from_nodes.decode(frames[1:])
         if isinstance(message, NodeHello):
+            self._expect_node(message)
             self._nodes[message.node] = (message, now)
             return
         worker_id = message.worker_id
         if worker_id.encode() != route:
             raise RemoteProtocolError("is not this connection's routing id", "worker_id")
         if isinstance(message, WorkerHello):
+            self._expect_node(message)
             log.info("worker", worker_id=worker_id, stage=message.stage, held=len(message.held))
-        self._workers.join(worker_id, route)
         self._shell.take(self._ledger.handle(FromWorker(message), now))
-        if isinstance(message, WorkerGoodbye):
-            self._workers.leave(route)
+
+    def _expect_node(self, message: NodeHello | WorkerHello) -> None:
+        """A worker's id names a socket's file, so nothing but our own names may pass."""
+        known = self._known.get(message.node)
+        if known is None:
+            raise RemoteProtocolError(f"{message.node!r} is not in this topology", "node")
+        if isinstance(message, WorkerHello):
+            if known.role != "worker" or known.spec != message.stage:
+                raise RemoteProtocolError(f"{message.node} does not serve this stage", "stage")
+            if not re.fullmatch(f"{message.node}-[0-9a-f]{{12}}", message.worker_id):
+                raise RemoteProtocolError("is not a node's name and a boot id", "worker_id")
 
     def _result(self, frames: list[Any], now: float) -> None:
         message, body = self._results.decode(frames)
@@ -218,9 +231,10 @@ class Loop:
     def _tick(self) -> None:
         now = time.monotonic()
         self._shell.take(self._ledger.handle(Tick(), now))
-        for client_id in self._shell.gone:
+        while self._trainers.gone:
+            client_id, why = self._trainers.gone.popitem()
+            log.warning("trainer let go", client_id=client_id, why=why)
             self._shell.take(self._ledger.handle(TrainerGone(client_id), now))
-        self._shell.gone.clear()
         self._publish_boot()
 
     def _publish_boot(self) -> None:
@@ -230,8 +244,7 @@ class Loop:
             self.counts["events_dropped"] += 1
 
     def _flush(self) -> bool:
-        flushed = (self._trainers.flush(), self._workers.flush(), self._pipes.flush())
-        return any(flushed)
+        return any((self._trainers.flush(), self._pipes.flush()))
 
     def _status(self, now: float) -> dict[str, Any]:
         nodes = [

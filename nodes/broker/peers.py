@@ -1,9 +1,11 @@
 """Who is connected to the broker, and what waits to be sent to each.
 
 A trainer is known by its connection's routing id from its hello on; a newer hello with the same
-client_id replaces the connection before. A worker's routing id is its worker_id. What a peer's pipe
-does not take waits here, bounded: a peer that lets it overflow is let go, and what it was owed is
-sent again when it says hello. This module knows no rule of the ledger.
+client_id replaces the connection before. A worker's routing id is its worker_id, so it needs no
+name. What a trainer's pipe does not take waits here, bounded: one that lets it overflow, or has
+gone, is let go, and what it was owed is sent again when it says hello. What a worker's control pipe
+does not take is dropped: each answer there is repeated with the next heartbeat. This module knows
+no rule of the ledger.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +27,7 @@ class Connections:
         self._route: dict[str, bytes] = {}
         self._name: dict[bytes, str] = {}
         self._waiting: dict[bytes, list[Sequence[Any]]] = {}
+        self.gone: dict[str, str] = {}  # who was let go, and why; for the loop to take note of
 
     def name(self, route: bytes) -> str | None:
         """Return the name of a connection, if it has said hello."""
@@ -39,44 +42,57 @@ class Connections:
             before = None
         self._route[name] = route
         self._name[route] = name
+        self.gone.pop(name, None)
         return before
 
-    def leave(self, route: bytes) -> str | None:
-        """Forget a connection; return its name."""
+    def leave(self, route: bytes) -> None:
+        """Forget a connection."""
         self._waiting.pop(route, None)
         name = self._name.pop(route, None)
         if name is not None and self._route.get(name) == route:
             del self._route[name]
-        return name
 
-    def send_name(self, name: str, frames: Sequence[Any]) -> str | None:
-        """Send to a peer by name; return the name if the connection had to be let go."""
+    def send_name(self, name: str, frames: Sequence[Any]) -> None:
+        """Send to a peer by name; one that is not here gets nothing."""
         route = self._route.get(name)
-        return None if route is None else self.send(route, frames)
+        if route is not None:
+            self.send(route, frames)
 
-    def send(self, route: bytes, frames: Sequence[Any]) -> str | None:
-        """Send to a connection, or keep the message; return its name if it had to be let go."""
+    def send(self, route: bytes, frames: Sequence[Any]) -> None:
+        """Send to a connection; what a named one's pipe does not take is kept."""
         waiting = self._waiting.get(route)
-        if waiting is None and self._try(route, frames):
-            return None
-        if route not in self._name:
-            return None
-        queue = self._waiting.setdefault(route, [])
-        queue.append(frames)
-        return self.leave(route) if len(queue) > self._bounds.queue_messages else None
+        sent = self._try(route, frames) if waiting is None else False
+        if sent is None:
+            self._let_go(route, "it is gone")
+        elif not sent and route in self._name:
+            queue = self._waiting.setdefault(route, [])
+            queue.append(frames)
+            if len(queue) > self._bounds.queue_messages:
+                self._let_go(route, "it does not read")
 
     def flush(self) -> bool:
         """Send what waits, as far as pipes take it; return whether anything still waits."""
+        if not self._waiting:
+            return False
         for route, queue in list(self._waiting.items()):
-            sent = 0
-            while sent < len(queue) and self._try(route, queue[sent]):
+            sent, done = 0, self._try(route, queue[0])
+            while done:
                 sent += 1
+                done = sent < len(queue) and self._try(route, queue[sent])
             del queue[:sent]
-            if not queue:
+            if done is None:
+                self._let_go(route, "it is gone")
+            elif not queue:
                 del self._waiting[route]
         return bool(self._waiting)
 
-    def _try(self, route: bytes, frames: Sequence[Any]) -> bool:
+    def _let_go(self, route: bytes, why: str) -> None:
+        name = self._name.get(route)
+        if name is not None:
+            self.gone[name] = why
+        self.leave(route)
+
+    def _try(self, route: bytes, frames: Sequence[Any]) -> bool | None:
         return send(self._socket, [route, *frames], self._bounds.message_bytes)
 
 
@@ -93,6 +109,7 @@ class WorkPipes:
         self._bounds = bounds
         self._endpoint = endpoint
         self._pipes: dict[str, tuple[Outbox, Socket, str]] = {}
+        self._waiting: set[str] = set()
 
     def open(self, worker_id: str) -> str:
         """Return the endpoint that carries a worker's work, bound at its first hello.
@@ -111,16 +128,21 @@ class WorkPipes:
         found = self._pipes.get(worker_id)
         if found is not None:
             found[0].send(frames)
+            if found[0]:
+                self._waiting.add(worker_id)
 
     def flush(self) -> bool:
         """Send what waits; return whether anything still waits."""
-        waiting = [pipe[0] for pipe in self._pipes.values() if pipe[0]]
-        for outbox in waiting:
+        for worker_id in list(self._waiting):
+            outbox = self._pipes[worker_id][0]
             outbox.flush()
-        return any(map(len, waiting))
+            if not outbox:
+                self._waiting.discard(worker_id)
+        return bool(self._waiting)
 
     def close(self, worker_id: str) -> None:
         """Let a worker's pipe go with what waits in it."""
+        self._waiting.discard(worker_id)
         found = self._pipes.pop(worker_id, None)
         if found is not None:
             found[1].close()

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
-import structlog
 
 from engine.journal import Journal, NullJournal
 from engine.ledger import (
@@ -31,12 +30,11 @@ from engine.ledger import (
 )
 from engine.messages import Held, Message, ResultAck, Stop, Work, WorkerWelcome
 from engine.records import Buffer
-from engine.wire import encode
+from engine.wire import encode, forward
 
 from .bodies import Bodies
 from .peers import Connections, WorkPipes
 
-log = structlog.get_logger()
 
 
 class Shell:
@@ -64,7 +62,6 @@ class Shell:
         self._position = journal.durable
         self._gated: deque[tuple[int, Instruction]] = deque()
         self._settled: defaultdict[str, list[Held]] = defaultdict(list)
-        self.gone: list[str] = []  # trainers whose connection was let go
         self.counts: Counter[str] = Counter()
 
     def take(
@@ -85,6 +82,8 @@ class Shell:
                 self._position = self._journal.put(instruction.key, value)
             elif isinstance(instruction, Reply):
                 self._reply(instruction)
+            elif isinstance(instruction, DropWorker):  # at once: it may say hello again
+                self._pipes.close(instruction.worker_id)
             else:
                 self._gated.append((self._position, instruction))
 
@@ -95,7 +94,7 @@ class Shell:
         while gated and gated[0][0] <= durable:
             self._carry_out(gated.popleft()[1])
         for worker_id, held in self._settled.items():
-            self._workers.send_name(worker_id, encode(ResultAck(tuple(held))))
+            self._pipes.send(worker_id, encode(ResultAck(tuple(held))))
         self._settled.clear()
 
     @property
@@ -118,7 +117,7 @@ class Shell:
             case Settle(worker_id, rollout_id, attempt):
                 self._settled[worker_id].append((rollout_id, attempt))
             case Deliver(client_id, order, result):
-                buffers, frames = self._bodies.collect([order])
+                buffers, frames = self._bodies.collect((order,))
                 self._tell(client_id, replace(result, buffers=buffers), frames)
             case Tell(client_id, message):
                 self._tell(client_id, message)
@@ -128,8 +127,6 @@ class Shell:
                 self._journal.forget(orders)
             case StopAttempts(held):
                 self._publish(encode(Stop(held)))
-            case DropWorker(worker_id):
-                self._pipes.close(worker_id)
 
     def _dispatch(self, work: Dispatch) -> None:
         buffers, frames = self._bodies.collect([work.task_order, work.order])
@@ -145,16 +142,14 @@ class Shell:
             timeout_s,
             buffers,
         )
-        self._pipes.send(work.worker_id, encode(message, frames))
+        self._pipes.send(work.worker_id, forward(message, frames))
         self.counts["dispatched"] += 1
 
     def _tell(self, client_id: str, message: Message, body: Sequence[Any] = ()) -> None:
-        if self._trainers.send_name(client_id, encode(message, body)) is not None:
-            log.warning("trainer does not read; let go", client_id=client_id)
-            self.gone.append(client_id)
+        self._trainers.send_name(client_id, encode(message, body))
 
     def _reply(self, reply: Reply) -> None:
         message = reply.message
         if isinstance(message, WorkerWelcome):
             message = replace(message, work=self._pipes.open(reply.worker_id))
-        self._workers.send_name(reply.worker_id, encode(message))
+        self._workers.send(reply.worker_id.encode(), encode(message))

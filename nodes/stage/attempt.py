@@ -5,6 +5,7 @@ it. This module knows no socket.
 """
 
 import asyncio
+import contextlib
 import time
 import traceback
 from collections.abc import Callable
@@ -22,9 +23,10 @@ from engine.wire import Codec, array_buffer, encode, json_buffer, read_buffer
 
 from ..tasks import Generation, Model, Output, Sampling
 from .handlers import Handler, is_async
-from .marker import Marker, Watched
+from .table import SlotTable, Watched
 
 TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
+SPANS = "policy_spans"  # left out where no span is known
 Ended = tuple[StageResult, list[Any]]
 CODEC: Codec[StageResult] = Codec(RESULTS)
 
@@ -113,12 +115,18 @@ class Attempt:
     """Runs one handler in one slot and always ends in a result."""
 
     def __init__(
-        self, work: Work, worker_id: str, node: str, marker: Marker, slot: int, model: Model | None
+        self,
+        work: Work,
+        worker_id: str,
+        node: str,
+        table: SlotTable,
+        slot: int,
+        model: Model | None,
     ) -> None:
         self._work = work
         self._worker_id = worker_id
         self._node = node
-        self._marker = marker
+        self._table = table
         self._slot = slot
         self._sessions = Sessions(model)
         self._usage: Callable[[], Usage] = Usage
@@ -148,7 +156,8 @@ class Attempt:
         """Return the frames of a result that the broker will take: of a failure, if need be."""
         try:
             frames = encode(*ended)
-            CODEC.decode(frames)
+            if _has_handlers_words(ended[0]):
+                CODEC.decode(frames)
             largest = max(map(len, frames))
             if largest > message_bytes:
                 limit = f"a frame of {largest} bytes is over limits.message_bytes {message_bytes}"
@@ -161,20 +170,31 @@ class Attempt:
 
     async def _call(self, handler: Handler, context: AttemptContext) -> Output:
         if is_async(handler):
-            output = await Watched(handler(context), self._marker, self._slot)  # type: ignore[arg-type]
+            output = await Watched(handler(context), self._table, self._slot)  # type: ignore[arg-type]
         else:
-            output = await asyncio.to_thread(self._in_thread, handler, context)
+            output = await self._in_own_thread(handler, context)
         if not isinstance(output, Output):
             why = f"the handler returned {type(output).__name__}, not nodes.tasks.Output"
             raise BoundaryError("handler", why, retry=False)
         return output
 
+    async def _in_own_thread(self, handler: Handler, context: AttemptContext) -> Any:
+        """Nothing stops a thread: until it ends by itself the slot is not free."""
+        thread = asyncio.ensure_future(asyncio.to_thread(self._in_thread, handler, context))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            while not thread.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([thread])
+            raise
+
     def _in_thread(self, handler: Handler, context: AttemptContext) -> Any:
-        self._marker.in_thread(self._slot, running=True)
+        self._table.in_thread(self._slot, running=True)
         try:
             return handler(context)
         finally:
-            self._marker.in_thread(self._slot, running=False)
+            self._table.in_thread(self._slot, running=False)
 
     def _done(self, output: Output) -> Ended:
         described: list[tuple[Buffer, Any]] = []
@@ -182,7 +202,11 @@ class Attempt:
             described.append(json_buffer(self._work.stage, output.data))
         if output.trajectory is not None:
             token_arrays = ((name, getattr(output.trajectory, name)) for name in TRAJECTORY)
-            described.extend(array_buffer(name, array) for name, array in token_arrays)
+            described.extend(
+                array_buffer(name, array)
+                for name, array in token_arrays
+                if array.size or name != SPANS
+            )
         for name, array in output.arrays.items():
             if name in TRAJECTORY:
                 raise LocalProtocolError("is a trajectory's own array", name)
@@ -223,6 +247,12 @@ class Attempt:
             usage.seconds,
             usage=usage,
         )
+
+
+def _has_handlers_words(result: StageResult) -> bool:
+    """Whether the header holds what a handler wrote, which may be of a wrong type."""
+    words = (result.rewards, result.outcome, result.trainable)
+    return any(word is not None for word in words)
 
 
 def _finite(name: str, value: float) -> float:

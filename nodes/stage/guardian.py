@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,6 @@ from engine.messages import (
     Held,
     HelloAgain,
     Problem,
-    ResultAck,
     Stop,
     WorkerCredit,
     WorkerGoodbye,
@@ -40,33 +40,14 @@ from engine.sockets import Bounds, Outbox, boot_id, drain, open_socket
 from engine.topology import Topology
 from engine.wire import Codec, encode
 
-from .marker import Marker, shared_memory
-from .pipe import (
-    TO_GUARDIAN,
-    AreYouThere,
-    Connect,
-    Drop,
-    Finished,
-    Gone,
-    Here,
-    PipeEnd,
-    Settled,
-    Took,
-    batches,
-)
+from .pipe import TO_GUARDIAN, AreYouThere, Connect, Drop, Here, PipeEnd, batches
+from .table import SPARE, Entry, SlotTable, shared_memory
 
 log = structlog.get_logger()
+LOOK_S = 0.1  # between two looks for handlers past their deadline
 STALLED_S = 1.0  # a loop that has not answered for this long stands still
 LAST_WORDS_S = 2.0  # how long the broker may take to hear that a host is gone
 KILL_WAIT_S = 5.0
-
-
-@dataclass(slots=True)
-class Slot:
-    """An attempt that the host holds; `deadline` is None once its handler is over."""
-
-    slot: int
-    deadline: float | None
 
 
 @dataclass(slots=True)
@@ -78,12 +59,13 @@ class Stay:
     pipe: PipeEnd
     control: zmq.Socket[bytes]
     outbox: Outbox
-    held: dict[Held, Slot] = field(default_factory=dict)
+    stopping: dict[Held, float] = field(default_factory=dict)  # killed if still running then
     ready: bool = False  # its loop has answered once
     told_drain: bool = False
     broker_id: str = ""
     said_hello_at: float = 0.0
     asked_at: float | None = None
+    looked_at: float = 0.0
     nonce: int = 0
 
     def lag_s(self, now: float) -> float:
@@ -106,8 +88,8 @@ class Guardian:
         self._events.connect(topology.endpoint("events"))
         self._to_node: Codec[Any] = Codec(TO_NODE)
         self._event: Codec[Any] = Codec(EVENTS)
-        self._memory = shared_memory(2 * self._stage.slots)
-        self._marker = Marker(self._memory, 2 * self._stage.slots)
+        self._memory = shared_memory(SPARE * self._stage.slots)
+        self._table = SlotTable(self._memory, SPARE * self._stage.slots)
         self._stay: Stay | None = None
         self._draining_until: float | None = None
         self._beat_at = 0.0
@@ -133,7 +115,7 @@ class Guardian:
 
     def _start(self) -> Stay:
         worker_id = boot_id(self._node.name)
-        self._marker.clear()
+        self._table.wipe()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
@@ -141,7 +123,7 @@ class Guardian:
                     *(sys.executable, "-m", "nodes.stage.host"),
                     *("--topology", str(self._topology.path), "--name", self._node.name),
                     *("--worker-id", worker_id),
-                    *("--pipe", str(theirs.fileno()), "--marker", str(self._memory)),
+                    *("--pipe", str(theirs.fileno()), "--table", str(self._memory)),
                 ],
                 pass_fds=(theirs.fileno(), self._memory),
                 start_new_session=True,
@@ -184,7 +166,7 @@ class Guardian:
             self._hello(stay, now)
         elif not stay.outbox:
             lag = stay.lag_s(now)
-            heartbeat = Heartbeat(stay.worker_id, tuple(stay.held), lag if lag > STALLED_S else 0.0)
+            heartbeat = Heartbeat(stay.worker_id, self._held(), lag if lag > STALLED_S else 0.0)
             stay.outbox.send(encode(heartbeat))
 
     def _hello(self, stay: Stay, now: float) -> None:
@@ -199,7 +181,7 @@ class Guardian:
             self._stage.name,
             slots,
             self._stage.memory_bytes,
-            tuple(stay.held),
+            self._held(),
         )
         if not stay.outbox:
             stay.outbox.send(encode(hello))
@@ -221,9 +203,6 @@ class Guardian:
                         self._hello(stay, time.monotonic())
                 case HelloAgain():
                     self._hello(stay, time.monotonic())
-                case ResultAck(held):
-                    for part in batches(list(held)):
-                        stay.pipe.send(Settled(part))
                 case Problem(where, why):
                     log.error("the broker refused our message", field=where, error=why)
 
@@ -235,41 +214,35 @@ class Guardian:
 
     def _from_events(self, stay: Stay) -> None:
         for frames in drain(self._events, 256):
-            message, _ = self._event.decode(frames)
+            try:
+                message, _ = self._event.decode(frames)
+            except RemoteProtocolError as wrong:
+                log.warning("message refused", field=wrong.field, error=str(wrong))
+                continue
             if isinstance(message, Stop):
-                self._drop(stay, [key for key in message.held if key in stay.held])
+                self._drop(stay, message.held)
             elif isinstance(message, Boot) and message.broker_id != stay.broker_id:
                 now = time.monotonic()
                 if now - stay.said_hello_at > self._times.heartbeat_s / 4:
                     self._hello(stay, now)
 
-    def _drop(self, stay: Stay, held: Any) -> None:
+    def _held(self) -> tuple[Held, ...]:
+        return tuple(entry.held for entry in self._table.entries())
+
+    def _drop(self, stay: Stay, held: Iterable[Held]) -> None:
+        here = set(held).intersection(self._held())
         until = time.monotonic() + self._times.cancel_grace_s
-        for key in held:
-            slot = stay.held.get(key)
-            if slot is not None and slot.deadline is not None:
-                slot.deadline = min(slot.deadline, until)
-        for part in batches(list(held)):
+        fresh = here.difference(stay.stopping)  # a second cancel would cut its cleaning up short
+        stay.stopping.update(dict.fromkeys(fresh, until))
+        for part in batches(sorted(fresh)):
             stay.pipe.send(Drop(part))
 
     def _from_host(self, stay: Stay) -> None:
         now = time.monotonic()
         for record in stay.pipe.receive():
-            match record:
-                case Took(attempts):
-                    for rollout_id, attempt, slot, timeout_s in attempts:
-                        until = now + timeout_s + self._times.cancel_grace_s
-                        stay.held[rollout_id, attempt] = Slot(slot, until)
-                case Finished(held):
-                    for key in held:
-                        if key in stay.held:
-                            stay.held[key].deadline = None
-                case Gone(held):
-                    for key in held:
-                        stay.held.pop(key, None)
-                case Here(nonce) if nonce == stay.nonce:
-                    stay.asked_at = None
-                    self._is_ready(stay, now)
+            if isinstance(record, Here) and record.nonce == stay.nonce:
+                stay.asked_at = None
+                self._is_ready(stay, now)
 
     def _is_ready(self, stay: Stay, now: float) -> None:
         if not stay.ready:
@@ -277,12 +250,10 @@ class Guardian:
             self._hello(stay, now)
 
     def _is_lost(self, stay: Stay, now: float) -> bool:
-        late = [
-            key[0] for key, s in stay.held.items() if s.deadline is not None and s.deadline < now
-        ]
+        late = self._late(stay, now)
         if late:
             stalled = stay.lag_s(now) > STALLED_S
-            culprit = (self._culprit(stay) if stalled else "") or late[0]
+            culprit = (self._table.culprit() if stalled else "") or late[0]
             _dump_stacks(stay.process)
             why = "its handler was not over in time and did not let itself be stopped"
             self._end(stay, "Blocked", culprit, why)
@@ -291,16 +262,24 @@ class Guardian:
             return False
         _kill(stay.process)
         why = f"the process that ran its handler ended with status {stay.process.returncode}"
-        self._end(stay, "Died", self._culprit(stay), why)
+        self._end(stay, "Died", self._table.culprit(), why)
         self._wait_before_restart()
         return True
 
-    def _culprit(self, stay: Stay) -> str:
-        slot = self._marker.running()
-        return next((key[0] for key, held in stay.held.items() if held.slot == slot), "")
+    def _late(self, stay: Stay, now: float) -> list[str]:
+        if now < stay.looked_at + LOOK_S:
+            return []
+        stay.looked_at = now
+        running = [entry for entry in self._table.entries() if entry.running]
+        stay.stopping = {e.held: stay.stopping[e.held] for e in running if e.held in stay.stopping}
+        return [entry.held[0] for entry in running if self._is_over(stay, entry, now)]
+
+    def _is_over(self, stay: Stay, entry: Entry, now: float) -> bool:
+        end = entry.deadline + self._times.cancel_grace_s
+        return now > min(end, stay.stopping.get(entry.held, end))
 
     def _end(self, stay: Stay, error: str, culprit: str, why: str) -> None:
-        log.error("host lost", error=error, culprit=culprit, why=why, held=len(stay.held))
+        log.error("host lost", error=error, culprit=culprit, why=why, held=len(self._held()))
         _kill(stay.process)
         stay.pipe.socket.close()
         lost = WorkerLost(stay.worker_id, culprit, error, why)
@@ -329,12 +308,12 @@ class Guardian:
         if stay.broker_id and not stay.told_drain:
             stay.told_drain = True
             stay.outbox.send(encode(WorkerCredit(stay.worker_id, 0, 0)))
-        return not stay.held or now > self._draining_until
+        return not self._held() or now > self._draining_until
 
     def _leave(self, stay: Stay) -> None:
         stay.outbox.send(encode(WorkerGoodbye(stay.worker_id)))
         stay.outbox.flush()
-        log.info("drained", held=len(stay.held))
+        log.info("drained", held=len(self._held()))
 
 
 def _dump_stacks(process: subprocess.Popen[bytes]) -> None:

@@ -1,6 +1,6 @@
 """The process that runs handlers: pulls work, keeps each result until it is settled.
 
-`python -m nodes.stage.host` is started by the guardian alone, with a socket pair and the marker's
+`python -m nodes.stage.host` is started by the guardian alone, with a socket pair and the slot table's
 memory inherited. It knows no lease: what to stop and what to forget, the guardian tells it.
 """
 
@@ -11,7 +11,9 @@ import faulthandler
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import zmq
 
 from engine.errors import RemoteProtocolError
 from engine.logs import configure
-from engine.messages import WORK, Held, StageResult, Work
+from engine.messages import WORK, Held, ResultAck, StageResult, Work
 from engine.process import die_with_parent
 from engine.sockets import Bounds, Pump, open_socket
 from engine.topology import Topology
@@ -30,20 +32,8 @@ from engine.wire import Codec, encode
 from ..inference.client import RouterModel, connect
 from .attempt import Attempt, Ended
 from .handlers import Handlers
-from .marker import Marker
-from .pipe import (
-    TO_HOST,
-    AreYouThere,
-    Connect,
-    Drop,
-    Finished,
-    Gone,
-    Here,
-    PipeEnd,
-    Settled,
-    Took,
-    batches,
-)
+from .pipe import TO_HOST, AreYouThere, Connect, Drop, Here, PipeEnd
+from .table import SPARE, SlotTable
 
 log = structlog.get_logger()
 
@@ -52,33 +42,32 @@ class Host:
     """One worker's handlers, on one asyncio loop."""
 
     def __init__(
-        self, topology: Topology, node: str, worker_id: str, pipe: PipeEnd, marker: Marker
+        self, topology: Topology, node: str, worker_id: str, pipe: PipeEnd, table: SlotTable
     ) -> None:
         stage = topology.stage(topology.node(node).spec)
         self._topology = topology
         self._node = node
         self._worker_id = worker_id
         self._pipe = pipe
-        self._marker = marker
+        self._table = table
         self._handlers = Handlers(stage.name, stage.handler)
-        self._free = list(range(2 * stage.slots, 0, -1))
+        self._free = list(range(table.slots, 0, -1))
         self._bounds = Bounds(topology.limits.queue_messages, topology.limits.message_bytes)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._codec: Codec[Work] = Codec(WORK)
+        self._codec: Codec[Any] = Codec(WORK)
         self._running: dict[Held, asyncio.Task[None]] = {}
-        self._unsettled: dict[Held, list[Any]] = {}
+        self._unsettled: dict[Held, tuple[int, list[Any]]] = {}
         self._broker_id = ""
+        self._endpoint = ""
         self._work: Pump | None = None
         self._model: RouterModel | None = None
-        self._took: list[tuple[str, int, int, float]] = []
-        self._finished: list[Held] = []
-        self._gone: list[Held] = []
-        self._telling = False
         self._over = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until the guardian closes its end."""
         loop = asyncio.get_running_loop()
+        threads = self._table.slots  # one for each plain function: none waits at its own expense
+        loop.set_default_executor(ThreadPoolExecutor(threads, "handler"))
         if self._topology.router is not None:
             stage = self._topology.stage(self._topology.node(self._node).spec)
             self._model = connect(self._topology, self._node, stage.timeout_s)
@@ -97,44 +86,44 @@ class Host:
                     self._connect(broker_id, work)
                 case Drop(held):
                     self._drop(held)
-                case Settled(held):
-                    self._forget(held)
         if self._pipe.closed:
             self._over.set()
 
     def _connect(self, broker_id: str, work: str) -> None:
-        if self._work is not None and broker_id != self._broker_id:
+        if self._work is not None and (broker_id, work) != (self._broker_id, self._endpoint):
             self._work.close()
             self._work = None
-        self._broker_id = broker_id
+        self._broker_id, self._endpoint = broker_id, work
         if self._work is None:
             pull = open_socket(self._context, zmq.PULL, self._bounds)
             pull.connect(work)
             self._work = Pump(pull, self._receive, self._bounds, copy=False)
-        for frames in self._unsettled.values():
+        for _, frames in self._unsettled.values():
             self._results.send(frames)
 
     def _receive(self, messages: Iterable[list[Any]]) -> None:
         for frames in messages:
             try:
-                work, body = self._codec.decode(frames)
+                message, body = self._codec.decode(frames)
             except RemoteProtocolError as wrong:
                 log.warning("work refused", field=wrong.field, error=str(wrong))
                 continue
-            key = (work.rollout_id, work.attempt)
-            if work.broker_id == self._broker_id and key not in self._running:
-                self._begin(key, work, body)
+            if isinstance(message, ResultAck):
+                self._forget(message.held)
+            elif message.broker_id == self._broker_id:
+                self._begin(message, body)
 
-    def _begin(self, key: Held, work: Work, body: list[Any]) -> None:
+    def _begin(self, work: Work, body: list[Any]) -> None:
+        key = (work.rollout_id, work.attempt)
+        if key in self._running:
+            return
         if not self._free:
             self._refuse(work)
             return
         slot = self._free.pop()
-        self._took.append((work.rollout_id, work.attempt, slot, work.timeout_s))
-        self._tell_soon()
-        attempt = Attempt(work, self._worker_id, self._node, self._marker, slot, self._model)
-        task = asyncio.create_task(self._serve(key, attempt, body, slot))
-        self._running[key] = task
+        self._table.begin(slot, key, time.monotonic() + work.timeout_s)
+        attempt = Attempt(work, self._worker_id, self._node, self._table, slot, self._model)
+        self._running[key] = asyncio.create_task(self._serve(key, attempt, body, slot))
 
     def _refuse(self, work: Work) -> None:
         released = StageResult(
@@ -143,16 +132,12 @@ class Host:
         self._results.send(encode(released))
 
     async def _serve(self, key: Held, attempt: Attempt, body: list[Any], slot: int) -> None:
-        try:
-            ended: Ended = await attempt.run(body, self._handlers.find)
-        finally:
-            self._free.append(slot)
-            del self._running[key]
+        ended: Ended = await attempt.run(body, self._handlers.find)
+        del self._running[key]
+        self._table.finish(slot)
         frames = attempt.frames(ended, self._bounds.message_bytes)
-        self._unsettled[key] = frames
+        self._unsettled[key] = (slot, frames)
         self._results.send(frames)
-        self._finished.append(key)
-        self._tell_soon()
 
     def _drop(self, held: Iterable[Held]) -> None:
         for key in held:
@@ -164,27 +149,10 @@ class Host:
 
     def _forget(self, held: Iterable[Held]) -> None:
         for key in held:
-            self._unsettled.pop(key, None)
-            self._gone.append(key)
-        self._tell_soon()
-
-    def _tell_soon(self) -> None:
-        if not self._telling:
-            self._telling = True
-            asyncio.get_running_loop().call_soon(self._tell)
-
-    def _tell(self) -> None:
-        self._telling = False
-        took, finished, gone = self._took, self._finished, self._gone
-        self._took, self._finished, self._gone = [], [], []
-        for attempts in batches(took):
-            self._pipe.send(Took(attempts))
-        for held in batches(finished):
-            self._pipe.send(Finished(held))
-        for held in batches(gone):
-            self._pipe.send(Gone(held))
-        if self._pipe.flush():
-            asyncio.get_running_loop().call_later(0.01, self._tell_soon)
+            found = self._unsettled.pop(key, None)
+            if found is not None:
+                self._table.clear(found[0])
+                self._free.append(found[0])
 
 
 def main() -> int:
@@ -195,7 +163,7 @@ def main() -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("--worker-id", required=True)
     parser.add_argument("--pipe", required=True, type=int)
-    parser.add_argument("--marker", required=True, type=int)
+    parser.add_argument("--table", required=True, type=int)
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -203,10 +171,10 @@ def main() -> int:
     configure(options.name, topology.log_level)
     slots = topology.stage(topology.node(options.name).spec).slots
     pipe = PipeEnd(socket.socket(fileno=options.pipe), TO_HOST)
-    marker = Marker(options.marker, 2 * slots)
+    table = SlotTable(options.table, SPARE * slots)
 
     async def serve() -> None:
-        await Host(topology, options.name, options.worker_id, pipe, marker).run()
+        await Host(topology, options.name, options.worker_id, pipe, table).run()
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve())

@@ -6,17 +6,17 @@ This module knows no ZeroMQ and no handler.
 
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from engine.messages import Held
-from engine.typed import Count, Id, Seconds, compile_decoder
+from engine.typed import Count, Id, compile_decoder
 
 PACKET_BYTES = 1 << 20
-BATCH = 200  # attempts in one packet: 200 ids of 200 bytes fit the smallest default buffer
+BATCH = 200  # attempts in one packet: 200 ids of 800 bytes fit the smallest default buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,7 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Guardian to host: stop these attempts."""
-
-    held: tuple[Held, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """Guardian to host: the broker has these results; forget them."""
+    """Guardian to host: stop these attempts, or forget their results."""
 
     held: tuple[Held, ...]
 
@@ -49,35 +42,14 @@ class AreYouThere:
 
 
 @dataclass(frozen=True, slots=True)
-class Took:
-    """Host to guardian: these attempts have begun, each in a slot, each with seconds to go."""
-
-    attempts: tuple[tuple[Id, Count, Count, Seconds], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Host to guardian: these handlers are over; their results wait to be settled."""
-
-    held: tuple[Held, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """Host to guardian: these attempts are no longer held."""
-
-    held: tuple[Held, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Here:
     """Host to guardian: the answer of a loop that runs."""
 
     nonce: Count
 
 
-TO_HOST = (Connect, Drop, Settled, AreYouThere)
-TO_GUARDIAN = (Took, Finished, Gone, Here)
+TO_HOST = (Connect, Drop, AreYouThere)
+TO_GUARDIAN = (Here,)
 
 
 class PipeEnd:
@@ -127,6 +99,6 @@ class PipeEnd:
             records.append(self._decoders[kind](value))
 
 
-def batches(items: list[Any]) -> list[tuple[Any, ...]]:
+def batches(items: Sequence[Held]) -> list[tuple[Held, ...]]:
     """Cut a list into packets' worth."""
     return [tuple(items[start : start + BATCH]) for start in range(0, len(items), BATCH)]

@@ -185,7 +185,11 @@ class Scene:
 
     def progress(self) -> int:
         """Return how many results the trainer's lives have been given."""
-        return sum(log.read_bytes().count(b'"received"') for log in self.logs if log.exists())
+        return self.said().count(b'"received"')
+
+    def said(self) -> bytes:
+        """Return what the trainer's lives have written down."""
+        return b"".join(log.read_bytes() for log in self.logs if log.exists())
 
     def _output(self, name: str) -> Path:
         return self.directory / f"{name}.out"

@@ -17,7 +17,7 @@ STAGES = [{"name": "run", "slots": 4}, {"name": "eval"}]
 
 
 def test_running_and_queued_rollouts_are_cancelled_with_receipts(start: Start) -> None:
-    scene = start(stages=STAGES)
+    scene = start(stages=STAGES, timeouts={"drain_s": 0.5})
     with scene.client() as client:
         names = submit_endless(scene, client)
         begun = running(scene)

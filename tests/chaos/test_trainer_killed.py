@@ -32,7 +32,7 @@ def test_a_trainer_killed_four_times_resumes_and_every_rollout_ends_once(start: 
 def test_a_trainer_killed_while_it_submits_resumes(start: Start) -> None:
     scene = start(stages=[{"name": "run", "slots": 32}, {"name": "eval"}])
     trainer = scene.start_trainer(ROLLOUTS)
-    until(lambda: b"accepted" in scene.logs[0].read_bytes(), "the first answer", 20.0)
+    until(lambda: b"accepted" in scene.said(), "the first answer")
     trainer.kill()
     trainer.wait()
     scene.finish(scene.start_trainer(ROLLOUTS))

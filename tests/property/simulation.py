@@ -37,6 +37,7 @@ from engine.ledger import (
 from engine.messages import Boot, Hello, Ping, Pong, ResultAck, Stop, Work
 
 from ..ledger_kit import MemoryJournal, buffers
+from ..promises import Promises
 
 CALM_S = 15.0
 END_S = 400.0
@@ -152,7 +153,7 @@ class Broker:
         self.durable = position
         self.gated: deque[tuple[int, Instruction]] = deque()
         self.bodies: Counter[int] = Counter()
-        self.given: dict[str, int] = {}
+        self.promises = Promises(RULES, self.ledger, self.journal.changes)
         self.committing = False
         for change in self.journal.changes:
             if isinstance(change, Keep) and isinstance(change.entry, Rewound):
@@ -215,8 +216,10 @@ class Broker:
     def handle(self, event: Event) -> None:
         """Let the ledger decide; keep, then gate, what it says."""
         self.world.note(f"> {event}")
+        self.promises.before()
         instructions = self.ledger.handle(event, self.world.now)
         self.ledger.validate()
+        self.promises.after(event, instructions)
         for instruction in instructions:
             self.world.note(f"  {instruction}")
             if isinstance(instruction, Reply):
@@ -272,9 +275,6 @@ class Broker:
     def _dispatch(self, work: Dispatch) -> None:
         assert self.bodies[work.task_order] == 1, f"the task of {work.rollout_id} is there"
         assert self.bodies[work.order] >= work.stage, f"{work.rollout_id} has each stage's body"
-        before = self.given.get(work.rollout_id, 0)
-        assert work.attempt > before, f"attempt {work.attempt} of {work.rollout_id} after {before}"
-        self.given[work.rollout_id] = work.attempt
         message = Work(
             self.broker_id,
             work.rollout_id,

@@ -1,0 +1,105 @@
+"""Any instance of any message, drawn from its annotations, with body frames that fit it."""
+
+import dataclasses
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hypothesis import strategies as st
+
+from engine import messages
+from engine.records import ITEM_BYTES, Buffer
+from engine.typed import AtLeast, Length
+
+EDGES: dict[str, tuple[type[Any], ...]] = {
+    "from-trainer": messages.FROM_TRAINER,
+    "to-trainer": messages.TO_TRAINER,
+    "from-node": messages.FROM_NODE,
+    "to-node": messages.TO_NODE,
+    "work": messages.WORK,
+    "results": messages.RESULTS,
+    "events": messages.EVENTS,
+}
+KINDS = tuple(dict.fromkeys(kind for kinds in EDGES.values() for kind in kinds))
+MOST = 4  # items of an array that is drawn; bounds themselves are tested by name
+CHARACTERS = st.characters(exclude_categories=("Cs",))
+INT64 = {"min_value": -(2**63), "max_value": 2**63 - 1}
+
+Sent = tuple[Any, list[bytes]]
+
+
+def sent(kind: type[Any]) -> st.SearchStrategy[Sent]:
+    """Draw a message of `kind` and its body frames."""
+    hints = get_type_hints(kind, include_extras=True)
+    bounds = next((m for m in getattr(hints.get("buffers"), "__metadata__", ()) if _is(m)), None)
+    hints.pop("kind", None)
+    has_body = hints.pop("buffers", None) is not None
+    fields = {
+        f.name: _annotated(hints[f.name]) for f in dataclasses.fields(kind) if f.name in hints
+    }
+    if not has_body:
+        return st.builds(kind, **fields).map(lambda record: (record, []))
+    least, most = (bounds.least, min(bounds.most, MOST)) if bounds else (0, MOST)
+    described = st.lists(buffers(), min_size=least, max_size=most, unique_by=lambda b: b[0].name)
+    return st.tuples(st.fixed_dictionaries(fields), described).map(lambda drawn: _join(kind, drawn))
+
+
+def buffers() -> st.SearchStrategy[tuple[Buffer, bytes]]:
+    """Draw a description and as many bytes as it says; json holds any bytes."""
+    names = st.text(CHARACTERS, min_size=1, max_size=8)
+    shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+    described = st.builds(Buffer, names, st.sampled_from(sorted(ITEM_BYTES)), shapes)
+    return described.flatmap(
+        lambda b: st.tuples(st.just(b), st.binary(min_size=b.size_bytes, max_size=b.size_bytes))
+    )
+
+
+def _join(kind: type[Any], drawn: tuple[dict[str, Any], list[tuple[Buffer, bytes]]]) -> Sent:
+    fields, body = drawn
+    record = kind(**fields, buffers=tuple(buffer for buffer, _ in body))
+    return record, [frame for _, frame in body]
+
+
+def _is(mark: Any) -> bool:
+    return isinstance(mark, Length)
+
+
+def _annotated(annotation: Any) -> st.SearchStrategy[Any]:
+    least, most, number = 0, MOST, None
+    base = annotation
+    if get_origin(annotation) is Annotated:
+        base, *marks = get_args(annotation)
+        for mark in marks:
+            if isinstance(mark, Length):
+                least, most = mark.least, min(mark.most, mark.least + MOST)
+            elif isinstance(mark, AtLeast):
+                number = mark.least
+    return _drawn(base, least, most, number)
+
+
+def _drawn(base: Any, least: int, most: int, number: int | None) -> st.SearchStrategy[Any]:
+    if base is str:
+        return st.text(CHARACTERS, min_size=least, max_size=max(most, 1))
+    if base is int:
+        return st.integers(**(INT64 | ({} if number is None else {"min_value": number})))
+    if base is float:
+        return st.floats(number, allow_nan=False, allow_infinity=False)
+    if base is bool:
+        return st.booleans()
+    if dataclasses.is_dataclass(base):
+        hints = get_type_hints(base, include_extras=True)
+        return st.builds(base, **{name: _annotated(hint) for name, hint in hints.items()})
+    return _generic(get_origin(base), get_args(base), least, most)
+
+
+def _generic(origin: Any, arguments: Any, least: int, most: int) -> st.SearchStrategy[Any]:
+    if origin is Literal:
+        return st.sampled_from(arguments)
+    if origin in {Union, types.UnionType}:
+        inner = next(choice for choice in arguments if choice is not type(None))
+        return st.none() | _annotated(inner)
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return st.lists(_annotated(arguments[0]), min_size=least, max_size=most).map(tuple)
+    if origin is tuple:
+        return st.tuples(*map(_annotated, arguments))
+    assert origin is dict, origin
+    return st.dictionaries(st.text(CHARACTERS, max_size=8), _annotated(arguments[1]), max_size=MOST)
