@@ -25,7 +25,7 @@ from .core import Core, Question, Submission
 from .groups import Groups
 from .requests import address, cancel_message, status_message, submit_message
 
-TICK_S = 0.05
+TICK_S = 0.02
 
 
 class AsyncClient:
@@ -184,7 +184,6 @@ class AsyncClient:
     async def _changes(self, wait_s: float) -> None:
         if self._failure is not None:
             raise self._failure
-        self._core.flush()
         self._send_all()
         self._changed.clear()
         try:

@@ -28,7 +28,7 @@ from .core import Core, Question, Submission
 from .groups import Groups
 from .requests import address, cancel_message, status_message, submit_message
 
-POLL_S = 0.05  # the longest wait between two looks at the clock
+POLL_S = 0.02  # the longest wait between two looks at the clock
 IN_FLIGHT = 64  # submits of `submit_all` that wait for their answer at once
 
 
@@ -263,7 +263,6 @@ class Client:
 
     def _step(self) -> None:
         self._core.settle(time.monotonic())
-        self._core.flush()
         self._pump(POLL_S)
 
     def _answer(self, question: Question, timeout_s: float, what: str) -> Any:
@@ -280,7 +279,7 @@ class Client:
     def _pump(self, wait_s: float) -> None:
         self._core.tick(time.monotonic())
         self._send_all()
-        if self._socket.poll(int(wait_s * 1000)):
+        if self._socket.poll(int(wait_s * 1000), zmq.POLLIN):
             now = time.monotonic()
             for frames in drain(self._socket, 256, copy=False):
                 message, body = self._codec.decode(frames)

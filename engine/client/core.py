@@ -42,7 +42,8 @@ from ..wire import read_buffer
 from .sequence import Sequence
 
 ACK_BATCH = 32  # results acknowledged in one message; fewer when the caller waits
-SETTLE_S = 0.02  # between two questions whether anything is still owed
+FLUSH_S = 0.01  # between two acknowledgements that are not full batches
+SETTLE_S = 0.02  # of quiet before the question whether anything is still owed
 RETRY_S = 1.0  # an unanswered hello, or a submit refused for want of room, is repeated after this
 PASSING = frozenset({"full", "disk_full", "draining"})
 TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
@@ -94,6 +95,8 @@ class Core:
     _ping: tuple[int, int, int] | None = None  # nonce, unacknowledged here, activity
     _nonce: int = 0
     _activity: int = 0
+    _active_at: float = 0.0
+    _flushed_at: float = 0.0
 
     def start(self, now: float) -> None:
         """Say hello."""
@@ -152,6 +155,9 @@ class Core:
             return
         if now - self._ping_at >= self.welcome.heartbeat_s:
             self._send_ping(now)
+        if now - self._flushed_at >= FLUSH_S:
+            self._flushed_at = now
+            self.flush()
         for submission in self._submissions.values():
             self._send_submission(submission, now)
 
@@ -160,10 +166,10 @@ class Core:
 
         Raises: StateLost if the broker owes nothing, but has not sent all that it accepted.
         """
-        if self.welcome is None or self._submissions or self.results:
+        if self.welcome is None or self._submissions or self.results or self._ping is not None:
             return
-        self.flush()
-        if self._ping is None and now - self._ping_at >= SETTLE_S:
+        if now - max(self._ping_at, self._active_at) >= SETTLE_S:
+            self.flush()
             self._send_ping(now)
 
     def receive(self, message: Any, body: list[Any], now: float) -> None:
@@ -175,6 +181,7 @@ class Core:
         self._heard_at = now
         match message:
             case Result():
+                self._active_at = now
                 self._result(message, body)
             case Accepted(submit_id):
                 self._accepted(submit_id, message.repeated)

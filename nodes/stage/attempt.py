@@ -250,9 +250,16 @@ class Attempt:
 
 
 def _has_handlers_words(result: StageResult) -> bool:
-    """Whether the header holds what a handler wrote, which may be of a wrong type."""
+    """Whether the header holds what a handler wrote, which may be of a wrong type or too long."""
     words = (result.rewards, result.outcome, result.trainable)
-    return any(word is not None for word in words)
+    usage = result.usage or Usage()
+    return (
+        any(word is not None for word in words)
+        or result.final.__class__ is not bool
+        or result.pinned.__class__ is not bool
+        or min(usage.turns, usage.tokens) < 0
+        or any(b.name not in TRAJECTORY and b.name != result.stage for b in result.buffers)
+    )
 
 
 def _finite(name: str, value: float) -> float:

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -51,10 +52,30 @@ def module(path: Path) -> tuple[str, ...]:
     return parts[:-1] if parts[-1] == "__init__" else parts
 
 
-def imported(path: Path) -> Iterator[tuple[str, ...]]:
-    """Yield what a file imports, each as a path of names that ends in a module or a name in one."""
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def functions(path: Path) -> dict[str, int]:
+    """Return the length in lines of each function of a file."""
+    return {
+        f"{node.name}, line {node.lineno}": (node.end_lineno or 0) - node.lineno + 1
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+@cache
+def imported(path: Path) -> tuple[tuple[str, ...], ...]:
+    """Return what a file imports: paths of names that end in a module or in a name of one."""
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[str, ...]]:
     package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -108,25 +129,15 @@ def test_nothing_unpickles(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(module(path)))
 def test_no_file_and_no_function_is_too_long(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= MOST_LINES
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None
-            lines = node.end_lineno - node.lineno + 1
-            assert lines <= MOST_FUNCTION_LINES, f"{node.name} has {lines} lines"
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+    assert not {name: n for name, n in functions(path).items() if n > MOST_FUNCTION_LINES}
 
 
 def test_functions_are_mostly_short() -> None:
-    lengths = sorted(
-        (node.end_lineno or 0) - node.lineno + 1
-        for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
+    lengths = sorted(n for path in SOURCES for n in functions(path).values())
     assert lengths[len(lengths) * 9 // 10] < 35
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(module(path)))
 def test_every_module_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert ast.get_docstring(tree(path))

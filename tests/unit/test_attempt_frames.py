@@ -1,0 +1,67 @@
+"""Whatever a handler returns, the broker gets a result that it takes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.messages import RESULTS, StageResult, Work
+from engine.records import Buffer, Usage
+from engine.wire import Codec
+from nodes.stage.attempt import Attempt
+
+CODEC: Codec[StageResult] = Codec(RESULTS)
+WORK = Work("b", "r", "g", "t", "kind", "run", 1, 60.0, ())
+LONG = "x" * 65
+MESSAGE_BYTES = 1000
+
+
+def framed(body: list[bytes], changes: dict[str, Any]) -> tuple[StageResult, list[Any]]:
+    attempt = Attempt(WORK, "w", "run-0", None, 0, None)  # type: ignore[arg-type]
+    fields = {"usage": Usage(1, 2, 3.0), **changes}
+    ended = StageResult("w", "r", "run", 1, "done", 3.0, **fields)
+    return CODEC.decode(attempt.frames((ended, body), MESSAGE_BYTES))
+
+
+@pytest.mark.parametrize(
+    ("body", "changes"),
+    [
+        ([], {}),
+        ([], {"final": True, "pinned": True, "reward": 1.0, "rewards": {"a": 0.5}}),
+        ([b"{}"], {"buffers": (Buffer("run", "json", (2,)),)}),
+        ([b"1"], {"buffers": (Buffer("mine", "uint8", (1,)),)}),
+    ],
+)
+def test_a_good_result_is_sent_as_it_is(body: list[bytes], changes: dict[str, Any]) -> None:
+    result, frames = framed(body, changes)
+    assert result.status == "done"
+    assert frames == body
+    assert all(getattr(result, name) == value for name, value in changes.items())
+
+
+@pytest.mark.parametrize(
+    ("body", "changes", "why"),
+    [
+        ([b"1"], {"buffers": (Buffer(LONG, "uint8", (1,)),)}, "buffers.0.name"),
+        ([b"1"], {"buffers": (Buffer("", "uint8", (1,)),)}, "buffers.0.name"),
+        ([b"1"] * 2, {"buffers": (Buffer("run", "uint8", (1,)),) * 2}, "names repeat"),
+        ([bytes(2000)], {"buffers": (Buffer("a", "uint8", (2000,)),)}, "2000 bytes"),
+        ([], {"final": 1}, "final"),
+        ([], {"pinned": None}, "pinned"),
+        ([], {"outcome": "fine"}, "outcome"),
+        ([], {"trainable": "yes"}, "trainable"),
+        ([], {"rewards": {"a": "much"}}, "rewards.a"),
+        ([], {"rewards": {1: 1.0}}, "Dict key must be str"),
+        ([], {"usage": Usage(-1, 0, 0.0)}, "usage.turns"),
+        ([], {"usage": Usage(0, 1.5, 0.0)}, "usage.tokens"),  # type: ignore[arg-type]
+        ([], {"usage": Usage(np.int64(1), 0, 0.0)}, "not JSON serializable"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_result_that_would_be_refused_is_sent_as_a_failure(
+    body: list[bytes], changes: dict[str, Any], why: str
+) -> None:
+    result, frames = framed(body, changes)
+    assert (result.status, result.retry, frames) == ("failed", False, [])
+    assert result.failure is not None
+    assert result.failure.boundary == "handler"
+    assert why in result.failure.message
