@@ -31,10 +31,10 @@ stages:
 
 
 @contextmanager
-def topology(
+def running(
     durability: str, slots: int, workers: int = 1, heartbeat_s: float = 2.0
-) -> Iterator[Path]:
-    """Start a topology whose stages serve `bench.kinds`; yield its file, and stop it after."""
+) -> Iterator[tuple[Path, Supervisor]]:
+    """Start a topology whose stages serve `bench.kinds`; yield its file and its launcher."""
     text = TEXT.format(durability=durability, slots=slots, workers=workers, heartbeat_s=heartbeat_s)
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
@@ -43,7 +43,14 @@ def topology(
         path.write_text(text, encoding="utf-8")
         with Supervisor(load(path)) as supervisor:
             supervisor.wait_ready(60)
-            yield path
+            yield path, supervisor
+
+
+@contextmanager
+def topology(durability: str, slots: int) -> Iterator[Path]:
+    """Start a topology and yield its file."""
+    with running(durability, slots) as (path, _):
+        yield path
 
 
 def run(durability: str, seconds: float, in_flight: int, tokens: int) -> ReferenceResult:

@@ -1,6 +1,11 @@
-"""Task kinds of the benches: the stages of `bench.workload`, and stages that only wait."""
+"""Task kinds of the benches: the stages of `bench.workload`, and stages that only wait.
+
+A waiting stage says when it began and ended by the system's monotonic clock, which all processes of
+one machine share.
+"""
 
 import asyncio
+import time
 
 from bench import workload
 from engine.records import Trajectory
@@ -8,16 +13,20 @@ from nodes.tasks import Context, Output
 
 
 async def init(context: Context) -> Output:
-    """Leave the prompt."""
-    return Output(arrays={"prompt": workload.init(context.task.payload["task_id"])})
+    """Leave the prompt, or the time."""
+    payload = context.task.payload
+    if "sleep_s" in payload:
+        return Output(data={"ended": time.monotonic()})
+    return Output(arrays={"prompt": workload.init(payload["task_id"])})
 
 
 async def run(context: Context) -> Output:
     """Leave a new trajectory, or wait as long as the payload says."""
     payload = context.task.payload
     if "sleep_s" in payload:
+        began = time.monotonic()
         await asyncio.sleep(payload["sleep_s"])
-        return Output()
+        return Output(data={"began": began, "ended": time.monotonic()})
     made = workload.run(context.arrays["prompt"], payload["tokens"])
     return Output(trajectory=Trajectory(made.token_ids, made.loss_mask, made.logprobs))
 

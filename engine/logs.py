@@ -3,12 +3,14 @@
 Job: configure structlog once, at the start of a node's main.
 Does not know: what is logged.
 Invariants: every event carries its node's name, a level and a UTC time; logs go to stderr, so that
-standard output stays a program's answer.
+standard output stays a program's answer. A log that cannot be written, on a full disk say, ends no
+process.
 """
 
+import contextlib
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.types import EventDict
@@ -32,9 +34,24 @@ def configure(node: str, level: str = "info") -> None:
             _renderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: Lines(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+class Lines:
+    """A logger that writes lines to a stream, and drops those that it does not take."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        with contextlib.suppress(OSError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def _add(node: str) -> structlog.types.Processor:

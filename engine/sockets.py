@@ -212,7 +212,8 @@ class Pump:
     def send(self, frames: Sequence[Any]) -> None:
         """Send now or as soon as the pipe has room."""
         self.outbox.send(frames)
-        self._soon()
+        if self._readable or self.outbox:
+            self._soon()
 
     def close(self, linger_ms: int = 0) -> None:
         """Stop watching and close the socket; what waits in the outbox is dropped."""

@@ -3,7 +3,8 @@
 The one rule of this module: nothing leaves before all that the ledger knew when it decided on it is
 on disk. Each instruction is stamped with the journal's last position; `release` carries out those
 whose position is durable, in order. Answers on the control socket (heartbeats, hellos) do not wait:
-they speak of leases only.
+they speak of leases only. Nor does the answer to a trainer's hello: with a full disk it says that
+there is a broker, and promises nothing.
 """
 
 from collections import Counter, defaultdict, deque
@@ -28,7 +29,7 @@ from engine.ledger import (
     StopAttempts,
     Tell,
 )
-from engine.messages import Held, Message, ResultAck, Stop, Work, WorkerWelcome
+from engine.messages import Held, Message, ResultAck, Stop, Welcome, Work, WorkerWelcome
 from engine.records import Buffer
 from engine.wire import encode, forward
 
@@ -84,6 +85,8 @@ class Shell:
                 self._reply(instruction)
             elif isinstance(instruction, DropWorker):  # at once: it may say hello again
                 self._pipes.close(instruction.worker_id)
+            elif isinstance(instruction, Tell) and isinstance(instruction.message, Welcome):
+                self._tell(instruction.client_id, instruction.message)
             else:
                 self._gated.append((self._position, instruction))
 

@@ -252,12 +252,12 @@ class Attempt:
 def _has_handlers_words(result: StageResult) -> bool:
     """Whether the header holds what a handler wrote, which may be of a wrong type or too long."""
     words = (result.rewards, result.outcome, result.trainable)
-    usage = result.usage or Usage()
+    flags, usage = (result.final, result.pinned), result.usage or Usage()
+    counts = (usage.turns, usage.tokens)
     return (
         any(word is not None for word in words)
-        or result.final.__class__ is not bool
-        or result.pinned.__class__ is not bool
-        or min(usage.turns, usage.tokens) < 0
+        or any(flag.__class__ is not bool for flag in flags)
+        or any(count.__class__ is not int or count < 0 for count in counts)
         or any(b.name not in TRAJECTORY and b.name != result.stage for b in result.buffers)
     )
 

@@ -1,11 +1,10 @@
 """Peers that speak nonsense: to a ZeroMQ socket through ZeroMQ, and to its file without it."""
 
+import json
 import random
 import socket
 from collections.abc import Iterator
 from contextlib import closing
-
-import orjson
 
 PREFIX = b"rollmq/1 "
 HUGE = 2**63 - 1
@@ -20,6 +19,8 @@ HEADERS = (
     {"client_id": "c" * 201, "window": 1},
     {"nonce": -1},
     {"nonce": 2**64},
+    {"nonce": 2**200},
+    {"nonce": float("inf")},
     {"worker_id": "w", "held": [["r", HUGE]], "lag_s": 0.0},
     {"submit_id": "s", "rollout_ids": [], "buffers": []},
 )
@@ -37,7 +38,7 @@ def messages(chance: random.Random, message_bytes: int) -> Iterator[list[bytes]]
     """Yield messages that no node may send."""
     for kind in KINDS:
         for header in HEADERS:
-            yield [PREFIX + kind.encode(), orjson.dumps(header)]
+            yield [PREFIX + kind.encode(), json.dumps(header).encode()]
         yield [b"rollmq/2 " + kind.encode(), b"{}"]
         yield [PREFIX + kind.encode()]
         yield [PREFIX + kind.encode(), b"{}", b"one", b"two", b"many"]
@@ -80,7 +81,7 @@ def trainers_words() -> list[list[bytes]]:
 
 def frames(kind: str, **header: object) -> list[bytes]:
     """Return a message's frames."""
-    return [PREFIX + kind.encode(), orjson.dumps(header)]
+    return [PREFIX + kind.encode(), json.dumps(header).encode()]
 
 
 def shout(endpoint: str) -> None:

@@ -7,10 +7,10 @@ run with `python -m`.
 import os
 import subprocess
 import sys
-import zmq
 from pathlib import Path
 
 import pytest
+import zmq
 
 from engine import Full, load
 
@@ -79,15 +79,13 @@ def probe(scene: Scene) -> str:
 
 def make_it_log(scene: Scene) -> None:
     """Send what is refused, and logged, to the broker."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    with context.socket(zmq.DEALER) as peer:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
         peer.connect(load(scene.topology).endpoint("front"))
         for _ in range(200):
             peer.send_multipart([b"rollmq/1 nonsense", b"{}"])
         for _ in range(200):
             assert peer.poll(5000), "an answer"
             peer.recv_multipart()
-    context.term()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ from random import Random
 
 import pytest
 
+from engine.ledger.books import ISOLATE_AFTER
 from engine.messages import Cancel, Submit
 
 from ..ledger_kit import buffers
 from .actors import POISON, Node, Trainer
-from .simulation import CALM_S, Broker, Weather, World
+from .simulation import CALM_S, RULES, Broker, Weather, World
 
 CHUNKS = 20
 SEEDS = int(os.environ.get("ROLLMQ_SEEDS", "2000"))
@@ -168,6 +169,7 @@ def test_poison_fails_and_everybody_else_completes(seed: int) -> None:
     for trainer in run(seed, Weather(), poison=1).trainers:
         for name, result in trainer.results.items():
             poisoned = name.startswith(POISON)
+            assert len(result.failures) <= RULES.stages[1].attempts + ISOLATE_AFTER, str(result)
             assert (result.outcome == "failed") == poisoned, f"{name}: {result}"
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from engine.ledger import Deliver, Dispatch, Forget, FreeBody, Keep, Submitted, Tell
-from engine.messages import Accepted, Credit, Refusal, Welcome
+from engine.ledger import Deliver, Dispatch, Forget, FreeBody, FromTrainer, Keep, Submitted, Tell
+from engine.messages import Accepted, Ack, Credit, Refusal, Welcome
 
 from ..ledger_kit import RULES, Driver
 
@@ -203,3 +203,20 @@ def test_what_is_remembered_of_acknowledged_rollouts_is_bounded() -> None:
         ledger.ack((number + 1, number + 1))
         ledger.tick()
     assert ledger.ledger.status(ledger.now)["rollouts"] == 2
+
+
+def test_numbers_begin_where_the_rules_say_and_the_welcome_tells_it() -> None:
+    ledger = Driver(replace(RULES, first_seq=1000))
+    ledger.client()
+    assert [told.message.acked_through for told in ledger.only(Tell)] == [999]
+    ledger.submit("r1")
+    ledger.cancel("r1")
+    assert seqs(ledger) == [1000]
+
+
+def test_an_acknowledgement_of_every_number_there_can_be_takes_what_is_there(
+    ledger: Driver,
+) -> None:
+    end_all(ledger, "r1", "r2")
+    ledger.handle(FromTrainer("trainer", Ack(((0, 2**63 - 1),), 8)))
+    assert ledger.ledger.unacked("trainer") == 0

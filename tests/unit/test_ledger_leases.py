@@ -95,6 +95,14 @@ def test_an_old_attempt_neither_renews_nor_ends_a_newer_one(ledger: Driver) -> N
     assert ledger.attempts("w1")[-1] == ("r1", 3)
 
 
+def test_an_old_attempt_does_not_renew_a_newer_one_on_the_same_worker(ledger: Driver) -> None:
+    leased(ledger, "r1")
+    ledger.beat(RULES.lease_s, w1=[])
+    assert ledger.attempts("w1") == [("r1", 1), ("r1", 2)]
+    ledger.beat(RULES.lease_s, w1=[("r1", 1)])
+    assert ledger.attempts("w1")[-1] == ("r1", 3)
+
+
 def test_another_workers_word_for_the_same_attempt_number_is_not_taken(ledger: Driver) -> None:
     leased(ledger, "r1")
     ledger.worker("w2")

@@ -181,7 +181,7 @@ def test_a_host_is_lost_only_after_a_lease(ledger: Driver) -> None:
 def test_a_lost_hosts_result_of_a_voided_stage_is_not_taken(ledger: Driver) -> None:
     pinned(ledger)
     lose_host(ledger)
-    ledger.result("w1", "r1", 1, pinned=True)
+    ledger.result("w1", "r1", 1)
     assert not ledger.only(Keep)
 
 

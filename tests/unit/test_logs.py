@@ -1,5 +1,7 @@
 """Logs of a process."""
 
+import errno
+import io
 import json
 from collections.abc import Iterator
 
@@ -35,6 +37,17 @@ def test_events_are_key_value_on_a_terminal(
     configure("run-0", "INFO")
     structlog.get_logger().info("node ready", slots=4)
     assert 'level=info node=run-0 event="node ready" slots=4' in capsys.readouterr().err
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", FullDisk())
+    configure("run-0", "info")
+    structlog.get_logger().warning("no space")
+
+
+class FullDisk(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_an_unknown_level_is_named() -> None:

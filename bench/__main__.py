@@ -1,0 +1,10 @@
+"""Every bench, one after the other: tables, JSON and plots in bench/results."""
+
+import subprocess
+import sys
+
+BENCHES = ("bench.journal", "bench.broker")
+
+for bench in BENCHES:
+    print(f"== {bench}", flush=True)
+    subprocess.run([sys.executable, "-m", bench], check=True)
