@@ -1,4 +1,4 @@
-"""How many rollouts a second does the bus carry when the stages do nothing, and how promptly?
+"""How many rollouts a second the bus carries when the stages do nothing, and how promptly.
 
     python -m bench.broker --seconds 10 --rounds 3 --json
 

@@ -201,7 +201,7 @@ class Supervisor:
             try:
                 child.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                log.error("node did not drain in time, killed", child=child.node.name)
+                log.warning("node did not drain in time, killed", child=child.node.name)
                 os.killpg(child.process.pid, signal.SIGKILL)
                 child.process.wait()
 

@@ -23,7 +23,7 @@ from .typed import Mismatch, compile_decoder
 
 VERSION = 1
 PREFIX = b"rollmq/%d " % VERSION
-HEADER_BYTES = 8 * 1024 * 1024  # a cancel or heartbeat of 100,000 rollouts fits; garbage does not
+HEADER_BYTES = 32 * 1024 * 1024  # receipts of 100,000 rollouts fit
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 M = TypeVar("M")
@@ -145,6 +145,8 @@ def _check_body(described: Sequence[Buffer], body: Sequence[Any]) -> None:
     names = set()
     for buffer, frame in zip(described, body, strict=True):
         size = buffer.size_bytes
+        if buffer.dtype == "json" and len(buffer.shape) != 1:
+            raise RemoteProtocolError("json has one dimension", f"buffers.{buffer.name}")
         if size != len(frame):
             expected = f"{buffer.dtype} {list(buffer.shape)} is {size} bytes"
             raise RemoteProtocolError(f"{expected}, got {len(frame)}", f"buffers.{buffer.name}")

@@ -1,1 +1,1 @@
-"""rollmq's processes: broker, stage workers, inference router, backends, and the tasks they host."""
+"""rollmq's processes: broker, stage workers, router, backends, and the tasks they host."""

@@ -63,7 +63,7 @@ SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
     (m.Status("q-1", (STATUS[0],)), [STATUS[1]]),
     (m.Pong("broker-1", 7, 0), []),
     (m.Replaced("trainer-0"), []),
-    (m.Problem("rollout_ids.0", "expected a string, got an integer"), []),
+    (m.Problem("refused", "rollout_ids.0", "expected a string, got an integer"), []),
     (m.WorkerHello("run-0-1", "run-0", "local", "run", 64, 268435456, (("r-1", 2),)), []),
     (m.Heartbeat("run-0-1", (("r-1", 2),), 0.0), []),
     (m.WorkerCredit("run-0-1", 0, 0), []),

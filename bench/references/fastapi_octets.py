@@ -45,7 +45,6 @@ def run(seconds: float, in_flight: int, tokens: int) -> ReferenceResult:
 
 def make_app(tokens: int) -> FastAPI:
     """Return the service whose run stage makes trajectories of `tokens` tokens."""
-
     pipeline = make_pipeline(tokens)
 
     async def rollout(request: Request) -> Response:

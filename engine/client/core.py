@@ -200,8 +200,8 @@ class Core:
                 self._answered(f"status {request_id}", report)
             case ReplacedMessage(client_id):
                 raise Replaced(f"another process said hello as {client_id!r}")
-            case Problem(where, why):
-                self._problem(where, why, now)
+            case Problem(code, where, why):
+                self._problem(code, where, why, now)
 
     def _hello(self, now: float) -> None:
         self.welcome = None
@@ -286,8 +286,8 @@ class Core:
         if question is not None:
             question.answer = answer
 
-    def _problem(self, where: str, why: str, now: float) -> None:
-        if why == "say hello first":
+    def _problem(self, code: str, where: str, why: str, now: float) -> None:
+        if code == "hello_first":
             self._hello_again(now)
         else:
             raise RemoteProtocolError(f"the broker refused our message: {why}", where)

@@ -48,7 +48,7 @@ def hello(books: Books, message: WorkerHello, now: float) -> None:
     names = [stage.name for stage in books.rules.stages]
     if message.stage not in names:
         why = f"{message.stage!r} is not one of {', '.join(names)}"
-        books.out.append(Reply(message.worker_id, Problem("stage", why)))
+        books.out.append(Reply(message.worker_id, Problem("refused", "stage", why)))
         return
     worker = books.workers.get(message.worker_id)
     if worker is None:

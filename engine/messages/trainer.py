@@ -7,6 +7,7 @@ from ..records import Buffer, Failure, Outcome, Receipt, StageTiming
 from ..typed import Count, Id, Length, Seconds, Text
 
 Range = tuple[Count, Count]
+ProblemCode = Literal["hello_first", "refused"]
 RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "draining", "hello_first"]
 
 
@@ -190,5 +191,6 @@ class Problem:
     """A message of this peer was refused."""
 
     kind: ClassVar[str] = "problem"
+    code: Annotated[ProblemCode, "hello_first: say hello, then repeat; refused: change the message"]
     field: Annotated[Text, "the field at fault; empty if it is the whole message"] = ""
     message: Annotated[Text, "what is wrong and what is allowed"] = ""

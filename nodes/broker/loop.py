@@ -165,7 +165,7 @@ class Loop:
             self.counts[f"refused_on_{name}"] += 1
             log.info("message refused", socket=name, field=wrong.field, error=str(wrong))
             if name != "results":
-                answer = encode(Problem(wrong.field[:200], str(wrong)[:2000]))
+                answer = encode(Problem("refused", wrong.field[:200], str(wrong)[:2000]))
                 connections = self._trainers if name == "front" else self._workers
                 connections.send(frames[0], answer)
 
@@ -195,6 +195,9 @@ class Loop:
                     self._trainers.leave(route)
 
     def _join(self, client_id: str, route: bytes) -> None:
+        known = self._trainers.name(route)
+        if known is not None and known != client_id:
+            raise RemoteProtocolError(f"this connection is {known!r} already", "client_id")
         before = self._trainers.join(client_id, route)
         if before is not None:
             self._trainers.send(before, encode(Replaced(client_id)))
@@ -204,7 +207,7 @@ class Loop:
         if isinstance(message, Submit):
             self._trainers.send(route, encode(Refusal(message.submit_id, "hello_first", why)))
         else:
-            self._trainers.send(route, encode(Problem("kind", why)))
+            self._trainers.send(route, encode(Problem("hello_first", "", why)))
 
     def _from_node(self, frames: list[Any], now: float) -> None:
         route = frames[0]
@@ -222,7 +225,7 @@ class Loop:
         self._shell.take(self._ledger.handle(FromWorker(message), now))
 
     def _expect_node(self, message: NodeHello | WorkerHello) -> None:
-        """A worker's id names a socket's file, so nothing but our own names may pass."""
+        """Refuse names that are not ours: a worker's id names a socket's file."""
         known = self._known.get(message.node)
         if known is None:
             raise RemoteProtocolError(f"{message.node!r} is not in this topology", "node")

@@ -37,7 +37,6 @@ from .bodies import Bodies
 from .peers import Connections, WorkPipes
 
 
-
 class Shell:
     """Carries out instructions with a journal, bodies and connections."""
 

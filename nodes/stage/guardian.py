@@ -203,7 +203,7 @@ class Guardian:
                         self._hello(stay, time.monotonic())
                 case HelloAgain():
                     self._hello(stay, time.monotonic())
-                case Problem(where, why):
+                case Problem(_, where, why):
                     log.error("the broker refused our message", field=where, error=why)
 
     def _welcomed(self, stay: Stay, broker_id: str, work: str) -> None:

@@ -1,7 +1,7 @@
 """The process that runs handlers: pulls work, keeps each result until it is settled.
 
-`python -m nodes.stage.host` is started by the guardian alone, with a socket pair and the slot table's
-memory inherited. It knows no lease: what to stop and what to forget, the guardian tells it.
+`python -m nodes.stage.host` is started by the guardian alone, with a socket pair and the slot
+table's memory inherited. It knows no lease: what to stop, the guardian tells it.
 """
 
 import argparse

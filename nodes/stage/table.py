@@ -5,10 +5,10 @@
            state uint8 (FREE, RUNNING, FINISHED), in_thread uint8, id length uint16, attempt uint32,
            deadline float64 (the system's monotonic clock), the rollout_id in UTF-8
 
-The host writes, the guardian reads, and no message passes for an attempt's begin and end: heartbeats
-list what the table holds. A record read while it is written names an attempt that nobody holds,
-which the broker's answer corrects. When the host stands still or dies, the table says whose code it
-was. Asyncio has no hook around a task's steps, so `Watched` drives the coroutine itself.
+The host writes, the guardian reads, and no message passes for an attempt's begin and end:
+heartbeats list what the table holds. A record read while it is written names an attempt that nobody
+holds, which the broker's answer corrects. When the host stands still or dies, the table says whose
+code it was. Asyncio has no hook around a task's steps, so `Watched` drives the coroutine itself.
 """
 
 import mmap

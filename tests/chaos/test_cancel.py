@@ -77,9 +77,7 @@ def test_a_broadcast_that_nobody_hears_is_healed_by_the_heartbeat(start: Start) 
         assert {rollout.outcome for rollout in client.rollouts()} == {"cancelled"}
 
 
-def submit_endless(
-    scene: Scene, client: Client, *, until_running: bool = True
-) -> tuple[str, ...]:
+def submit_endless(scene: Scene, client: Client, *, until_running: bool = True) -> tuple[str, ...]:
     """Submit eight rollouts that never end; four of them find slots."""
     never = str(scene.directory / "never")
     names = client.submit(scene.task("endless", gate=never), 8, group_id="endless")

@@ -7,7 +7,6 @@ import time
 import pytest
 
 from . import oracle
-from .chaoskinds.executions import executions
 from .conftest import Start
 from .scene import Scene, hit, until
 
