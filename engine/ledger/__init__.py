@@ -116,7 +116,9 @@ class Ledger:
                 _from_trainer(books, client_id, message, body_bytes, now)
             case TrainerGone(client_id):
                 intake.gone(books, client_id)
-            case Tick():
+            case Tick(stood_still):
+                if stood_still:
+                    attempts.prolong(books, now)
                 _tick(books, now)
         if books.dirty:
             dispatch(books, now)

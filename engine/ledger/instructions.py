@@ -38,7 +38,13 @@ class TrainerGone:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed: look at leases, delays and retention."""
+    """Time has passed: look at leases, delays and retention.
+
+    stood_still: the broker itself did, or its disk does: work may not have left, and heartbeats may
+    not have been read, so no lease ends of it.
+    """
+
+    stood_still: bool = False
 
 
 Event = FromTrainer | FromWorker | TrainerGone | Tick

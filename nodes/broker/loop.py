@@ -48,6 +48,7 @@ from .shell import Shell
 log = structlog.get_logger()
 DRAIN = 128  # messages of one socket before the others have their turn
 GATHER_S = 0.001  # a busy broker's messages gather for a turn: a turn costs as much as a few
+LATE_TICKS = 4  # a heartbeat
 BUSY_POLL_MS = 2  # how soon a full pipe is tried again
 
 
@@ -96,6 +97,7 @@ class Loop:
         self._nodes: dict[str, tuple[NodeHello, float]] = {}
         self._running = True
         self._turned_at = 0.0
+        self._ticked = (time.monotonic(), 0)  # when, and what was durable then
         self.counts: Counter[str] = Counter()
 
     def stop(self) -> None:
@@ -242,12 +244,19 @@ class Loop:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._shell.take(self._ledger.handle(Tick(), now))
+        self._shell.take(self._ledger.handle(Tick(self._stood_still(now)), now))
         while self._trainers.gone:
             client_id, why = self._trainers.gone.popitem()
             log.warning("trainer let go", client_id=client_id, why=why)
             self._shell.take(self._ledger.handle(TrainerGone(client_id), now))
         self._publish_boot()
+
+    def _stood_still(self, now: float) -> bool:
+        """Whether this loop, or the journal that its instructions wait for, stands still."""
+        before, durable = self._ticked
+        stuck = self._shell.waiting > 0 and self._journal.durable == durable
+        self._ticked = (now, self._journal.durable)
+        return stuck or now - before > LATE_TICKS * self._tick_s
 
     def _publish_boot(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,22 @@ def test_a_topology_started_again_delivers_what_was_not_acknowledged(start: Star
         found = {rollout.rollout_id: rollout.outcome for rollout in client.rollouts()}
     assert found == dict.fromkeys([*ended, *begun], "completed")
     assert all(len(executions(scene.counts)["run", name]) == 1 for name in ended)
+
+
+def test_a_broker_that_stands_still_for_longer_than_a_lease_blames_nobody(start: Start) -> None:
+    stages = [{"name": "run", "slots": 16}, {"name": "eval"}]
+    scene = start(stages=stages, timeouts={"heartbeat_s": 0.3, "lease_s": 1.0})
+    with scene.client() as client:
+        client.submit(scene.task("t", run_s=4.0), 16)
+        until(lambda: len(executions(scene.counts)) == 16, "sixteen rollouts to run")
+        broker = scene.node("broker")
+        os.kill(broker, signal.SIGSTOP)
+        end = time.monotonic() + 2.0
+        until(lambda: time.monotonic() > end, "time to pass")
+        os.kill(broker, signal.SIGCONT)
+        found = [(rollout.outcome, rollout.failures) for rollout in client.rollouts()]
+    assert found == [("completed", ())] * 16
+    assert set(map(len, executions(scene.counts).values())) == {1}
 
 
 def test_nothing_is_left_of_a_topology_that_was_drained(start: Start) -> None:
