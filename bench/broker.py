@@ -93,11 +93,13 @@ def promptness(seconds: float) -> dict[str, Any]:
     """Measure what does not need a reference."""
     starts = latency.dispatch(max(8.0, seconds))
     many = latency.in_flight()
+    stopped = latency.cancel()
     broker_percent, all_percent = latency.idle()
     return {
         "dispatch_p50_ms": starts.p50_ms,
         "dispatch_p99_ms": starts.p99_ms,
-        "cancel_max_ms": latency.cancel(),
+        "cancel_max_ms": stopped.stopped_max_ms,
+        "cancel_receipts_ms": stopped.receipts_ms,
         "in_flight": many.rollouts,
         "bytes_per_rollout": many.bytes_per_rollout,
         "idle_cpu_percent": broker_percent,

@@ -5,6 +5,7 @@ one machine share.
 """
 
 import asyncio
+import os
 import time
 
 from bench import workload
@@ -25,10 +26,20 @@ async def run(context: Context) -> Output:
     payload = context.task.payload
     if "sleep_s" in payload:
         began = time.monotonic()
-        await asyncio.sleep(payload["sleep_s"])
+        try:
+            await asyncio.sleep(payload["sleep_s"])
+        except asyncio.CancelledError:
+            _note_stop(payload["stops"])
+            raise
         return Output(data={"began": began, "ended": time.monotonic()})
     made = workload.run(context.arrays["prompt"], payload["tokens"])
     return Output(trajectory=Trajectory(made.token_ids, made.loss_mask, made.logprobs))
+
+
+def _note_stop(path: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{time.monotonic()}\n".encode())
+    os.close(descriptor)
 
 
 async def eval(context: Context) -> Output:  # noqa: A001 - named as the stage

@@ -77,22 +77,33 @@ def waits(rollouts: list[Rollout], slots: int) -> list[float]:
     return found
 
 
-def cancel(rollouts: int = 1000) -> float:
-    """Cancel that many running rollouts; return milliseconds until the last receipt is here.
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Milliseconds from the call of `cancel` until the last handler stopped, and until receipts."""
 
-    The receipt is sent when the worker has stopped and the broker has made it durable, so this is
-    an upper bound of "until stopped".
+    stopped_p50_ms: float
+    stopped_max_ms: float
+    receipts_ms: float
+
+
+def cancel(rollouts: int = 1000) -> Cancel:
+    """Cancel that many running rollouts; each handler notes when it was stopped.
+
+    The receipts come when every worker has answered and the broker has made it durable.
     """
     with bus.topology("power", rollouts) as path, Client(path, window=4096) as client:
-        submit_waiting(client, rollouts)
+        stops = path.with_name("stops")
+        submit_waiting(client, rollouts, stops)
         began = time.monotonic()
         answer = client.cancel(everything=True)
-        took_ms = (time.monotonic() - began) * 1e3
+        receipts_ms = (time.monotonic() - began) * 1e3
         assert len(answer.receipts) == rollouts, len(answer.receipts)
         assert all(receipt.running for receipt in answer.receipts)
+        stopped = [float(line) - began for line in stops.read_text(encoding="ascii").split()]
+        assert len(stopped) == rollouts, len(stopped)
         for _ in client.rollouts():
             pass
-    return took_ms
+    return Cancel(percentile(stopped, 50) * 1e3, max(stopped) * 1e3, receipts_ms)
 
 
 def in_flight(rollouts: int = 10_000) -> InFlight:
@@ -100,7 +111,7 @@ def in_flight(rollouts: int = 10_000) -> InFlight:
     with bus.topology("power", rollouts) as path, Client(path, window=4096) as client:
         before = client.status()["process"]["rss_bytes"]
         began = time.monotonic()
-        submit_waiting(client, rollouts)
+        submit_waiting(client, rollouts, path.with_name("stops"))
         took_s = time.monotonic() - began
         after = client.status()["process"]["rss_bytes"]
         client.cancel(everything=True)
@@ -122,11 +133,12 @@ def idle(seconds: float = 10.0) -> tuple[float, float]:
     return 100 * (broker_after - broker) / passed, 100 * (every_after - every) / passed
 
 
-def submit_waiting(client: Client, rollouts: int) -> None:
+def submit_waiting(client: Client, rollouts: int, stops: Path) -> None:
     """Submit rollouts that wait for ever, and wait until all of them are in their run stage."""
     group = 100
     tasks = (
-        Task(f"wait-{n}", "bench.kinds", {"sleep_s": FOREVER_S}) for n in range(rollouts // group)
+        Task(f"wait-{n}", "bench.kinds", {"sleep_s": FOREVER_S, "stops": str(stops)})
+        for n in range(rollouts // group)
     )
     client.submit_all(tasks, group)
     deadline = time.monotonic() + 120

@@ -14,6 +14,7 @@ one line of JSON.
 """
 
 import argparse
+import shlex
 import signal
 import sys
 import time
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = plugins[given[0]].load()(given[1:])
         return status
     options = _parser(sorted(plugins)).parse_args(given)
-    console = Console(stderr=getattr(options, "json", False), highlight=False)
+    console = Console(stderr=getattr(options, "json", False), highlight=False, markup=False)
     configure("rollmq", "warning")
     command: Command = options.command
     try:
@@ -174,11 +175,25 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     asked = RunOptions(
         options.out, options.group_size, options.resume, options.overwrite, options.quiet
     )
-    report = run(topology, tasks, asked, console)
+    try:
+        report = run(topology, tasks, asked, console)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(options)
+        raise
     print_summary(console, report)
     if options.json:
         _print_json(report)
+    if report["interrupted"]:
+        _say_how_to_go_on(options)
+        return 130
     return 1 if report["outcomes"].get("failed") else 0
+
+
+def _say_how_to_go_on(options: argparse.Namespace) -> None:
+    command = ["rollmq", "run", options.topology, "--tasks", options.tasks]
+    command += ["--group-size", options.group_size, "--out", options.out, "--resume"]
+    told = shlex.join(map(str, command))
+    print(f"rollmq: go on with: {told}", file=sys.stderr)  # noqa: T201
 
 
 def _up(options: argparse.Namespace, console: Console) -> int:
@@ -209,7 +224,8 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 
 def _cancel(options: argparse.Namespace, console: Console) -> int:
     if not (options.rollouts or options.group or options.everything):
-        raise RollmqError("name rollouts, --group, or --everything")
+        print("rollmq: name rollouts, --group or --everything", file=sys.stderr)  # noqa: T201
+        return 2
     with Client(options.topology, options.client, window=1) as client:
         answer = client.cancel(
             options.rollouts, group_ids=options.group, everything=options.everything

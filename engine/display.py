@@ -52,7 +52,7 @@ class RunDisplay:
 
     def _rates(self, summary: Summary) -> Text:
         passed = max(1e-6, time.monotonic() - self._started)
-        rate = summary.rollouts / passed
+        rate = summary.fresh / passed
         outcomes = "  ".join(f"{name} {count}" for name, count in summary.outcomes.items())
         left_s = (self._total - summary.rollouts) / rate if rate else float("inf")
         mean = summary.reward_mean
@@ -112,7 +112,8 @@ def print_summary(console: Console, report: dict[str, Any]) -> None:
     mean = report["reward_mean"]
     reward = "none" if mean is None else f"{mean:.3f}"
     speed = f"{report['rollouts_per_s']:.1f} rollouts/s, {report['tokens_per_s']:,.0f} tokens/s"
-    console.print(f"{report['rollouts']} rollouts in {report['seconds']:.1f} s ({speed})")
+    done = f"{report['rollouts']} of {report['asked']} rollouts"
+    console.print(f"{done} in {report['seconds']:.1f} s ({speed})")
     console.print(f"outcomes: {outcomes}; mean reward: {reward}")
     table = Table("stage", "", "p50 s", "p90 s", "p99 s", "max s", box=None)
     number: Callable[[float], str] = "{:.4f}".format

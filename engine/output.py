@@ -19,7 +19,7 @@ import orjson
 
 from .errors import Problem, RollmqError, TopologyError
 from .records import Failure, Outcome, Receipt, Rollout, StageTiming, Task, Trajectory
-from .typed import Count, Id, Mismatch, Seconds, compile_decoder
+from .typed import Count, Id, Length, Mismatch, Seconds, compile_decoder
 
 TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
 FILE_NAME = "trajectories.jsonl"
@@ -44,7 +44,7 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _TaskRow:
-    task_id: Id
+    task_id: Annotated[str, Length(1, 150)]  # the run's name and a number make it a rollout's Id
     kind: Id
 
 
@@ -85,7 +85,7 @@ def read_tasks(path: Path) -> list[Task]:
     """
     tasks, problems = [], []
     seen: dict[str, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -103,6 +103,15 @@ def read_tasks(path: Path) -> list[Task]:
     if problems:
         raise TopologyError(problems)
     return tasks
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError as wrong:
+        raise TopologyError(
+            [Problem(str(path), 1, "", f"cannot be read: {wrong.strerror}")]
+        ) from None
 
 
 def _task(row: Any) -> Task:

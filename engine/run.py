@@ -21,13 +21,12 @@ from .client import Client
 from .display import RunDisplay
 from .errors import RollmqError
 from .output import FILE_NAME, read_rollouts, write_rollout
-from .records import Task
+from .records import Rollout, Task
 from .summary import Summary
 from .supervisor import Supervisor
 from .topology import Topology
 
 STATUS_EVERY_S = 0.5
-FLUSH_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,48 +40,59 @@ class RunOptions:
     quiet: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    topology: Topology
+    tasks: list[Task]
+    options: RunOptions
+    console: Console
+    name: str
+    done: set[str]
+    summary: Summary
+
+    @property
+    def total(self) -> int:
+        return len(self.tasks) * self.options.group_size
+
+
 def run(
     topology: Topology, tasks: list[Task], options: RunOptions, console: Console
 ) -> dict[str, Any]:
     """Run every task; return the summary that was written to OUT/summary.json.
 
-    Raises: RollmqError: OUT is taken, a node cannot be kept up, the broker cannot be reached.
+    The first Ctrl-C ends the run early, with the nodes drained and `interrupted` in the summary.
+
+    Raises: RollmqError: OUT is taken, a node cannot be kept up, the broker cannot be reached;
+    KeyboardInterrupt before the first rollout, or at the second Ctrl-C.
     """
     name, stale = _name(options)
     summary = Summary()
-    done = _done(options, summary)
-    total = len(tasks) * options.group_size
+    job = _Job(topology, tasks, options, console, name, _done(options, summary), summary)
     with Supervisor(topology) as supervisor:
         console.print(f"starting {len(supervisor.pids)} nodes of {topology.name}")
         supervisor.wait_ready(topology.timeouts.start_s)
         if stale is not None:
             _discard(topology, stale)
-        started = time.monotonic()
+        started, interrupted = time.monotonic(), False
         try:
-            _stream(topology, tasks, options, console, supervisor, name, done, summary, total)
+            _stream(job, supervisor)
+        except KeyboardInterrupt:
+            interrupted = True
+            console.print("interrupted, draining")
         finally:
             report = summary.report(time.monotonic() - started, str(options.out))
+            report |= {"asked": job.total, "interrupted": interrupted}
             report["restarts"] = supervisor.restarts
             _write_json(options.out / "summary.json", report)
     return report
 
 
-def _stream(
-    topology: Topology,
-    tasks: list[Task],
-    options: RunOptions,
-    console: Console,
-    supervisor: Supervisor,
-    name: str,
-    done: set[str],
-    summary: Summary,
-    total: int,
-) -> None:
-    window = topology.limits.client_window
-    wanted = (task for task in tasks if not _all_done(name, task, options.group_size, done))
+def _stream(job: _Job, supervisor: Supervisor) -> None:
+    options, window = job.options, job.topology.limits.client_window
+    wanted = (task for task in job.tasks if not _all_done(job, task))
     with (
-        Client(topology.path, name, window=window) as client,
-        _display(console, total, quiet=options.quiet) as display,
+        Client(job.topology.path, job.name, window=window) as client,
+        _display(job.console, job.total, quiet=options.quiet) as display,
         (options.out / FILE_NAME).open("ab") as file,
     ):
         status: dict[str, Any] | None = None
@@ -90,20 +100,25 @@ def _stream(
         for rollout in client.run(
             wanted,
             options.group_size,
-            group_id=lambda task: group_name(name, task),
+            group_id=lambda task: group_name(job.name, task),
             idle=supervisor.watch,
         ):
-            if rollout.rollout_id not in done:
-                done.add(rollout.rollout_id)
-                write_rollout(file, rollout)
-                summary.add(rollout)
+            _keep(job, rollout, file)
             now = time.monotonic()
             if now >= look_at:
                 look_at = now + STATUS_EVERY_S
-                file.flush()
                 supervisor.watch()
                 status = client.status()
-            display.update(summary, status)
+            display.update(job.summary, status)
+
+
+def _keep(job: _Job, rollout: Rollout, file: IO[bytes]) -> None:
+    """Write a rollout out of this process: its acknowledgement is the next thing that happens."""
+    if rollout.rollout_id not in job.done:
+        write_rollout(file, rollout)
+        file.flush()
+        job.done.add(rollout.rollout_id)
+        job.summary.add(rollout)
 
 
 def group_name(run_name: str, task: Task) -> str:
@@ -111,9 +126,9 @@ def group_name(run_name: str, task: Task) -> str:
     return f"{run_name}/{task.task_id}"
 
 
-def _all_done(name: str, task: Task, group_size: int, done: set[str]) -> bool:
-    group = group_name(name, task)
-    return all(f"{group}-{number}" in done for number in range(group_size))
+def _all_done(job: _Job, task: Task) -> bool:
+    group = group_name(job.name, task)
+    return all(f"{group}-{number}" in job.done for number in range(job.options.group_size))
 
 
 @contextmanager
@@ -149,6 +164,7 @@ def _done(options: RunOptions, summary: Summary) -> set[str]:
     for rollout in read_rollouts(path):
         done.add(rollout.rollout_id)
         summary.add(rollout)
+    summary.begin()
     return done
 
 

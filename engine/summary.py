@@ -18,6 +18,11 @@ class Summary:
         self._queue_s: defaultdict[str, list[float]] = defaultdict(list)
         self._total_s: list[float] = []
         self._failures: Counter[str] = Counter()
+        self._earlier = (0, 0)
+
+    def begin(self) -> None:
+        """Count what was added so far as an earlier run's: rates are of what comes from now on."""
+        self._earlier = (self.rollouts, self.tokens)
 
     def add(self, rollout: Rollout) -> None:
         """Count one rollout."""
@@ -40,14 +45,20 @@ class Summary:
         """The mean over rollouts that have a reward."""
         return sum(self._rewards) / len(self._rewards) if self._rewards else None
 
+    @property
+    def fresh(self) -> int:
+        """The rollouts of this run, without an earlier one's."""
+        return self.rollouts - self._earlier[0]
+
     def report(self, seconds: float, out: str) -> dict[str, Any]:
-        """Return the summary as JSON; times in seconds."""
+        """Return the summary as JSON; times in seconds, rates of this run alone."""
+        fresh_tokens = self.tokens - self._earlier[1]
         return {
             "rollouts": self.rollouts,
             "outcomes": {name: self.outcomes[name] for name in OUTCOMES if self.outcomes[name]},
             "reward_mean": self.reward_mean,
-            "rollouts_per_s": self.rollouts / seconds if seconds > 0 else 0.0,
-            "tokens_per_s": self.tokens / seconds if seconds > 0 else 0.0,
+            "rollouts_per_s": self.fresh / seconds if seconds > 0 else 0.0,
+            "tokens_per_s": fresh_tokens / seconds if seconds > 0 else 0.0,
             "tokens": self.tokens,
             "seconds": seconds,
             "total_s": percentiles(self._total_s),

@@ -19,9 +19,15 @@ from engine.errors import RollmqError
 
 def tasks(arguments: Sequence[str]) -> int:
     """Write tasks as JSON lines; return the exit status."""
-    parser = argparse.ArgumentParser(prog="rollmq tasks", description="write tasks, one a line")
+    example = "rollmq tasks reasoning-gym --names gcd,lcm --count 100 --seed 7 --out tasks.jsonl"
+    parser = _parser("tasks", "write tasks, one a line", example)
     sources = parser.add_subparsers(dest="source", required=True)
-    gym = sources.add_parser("reasoning-gym", help="questions of the package reasoning-gym")
+    gym = sources.add_parser(
+        "reasoning-gym",
+        help="questions of the package reasoning-gym",
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     gym.add_argument("--names", required=True, help="datasets, separated by commas")
     gym.add_argument("--count", type=int, required=True, help="tasks in all")
     gym.add_argument("--seed", type=int, default=0)
@@ -45,7 +51,7 @@ def tasks(arguments: Sequence[str]) -> int:
 
 def show(arguments: Sequence[str]) -> int:
     """Show one finished rollout; return the exit status."""
-    parser = argparse.ArgumentParser(prog="rollmq show", description="show a finished rollout")
+    parser = _parser("show", "show a finished rollout", "rollmq show ROLLOUT --out out")
     parser.add_argument("rollout", help="its rollout_id, or the beginning of it")
     parser.add_argument("--out", type=Path, required=True, help="the directory of a finished run")
     parser.add_argument("--json", action="store_true", help="its record as JSON")
@@ -63,3 +69,12 @@ def show(arguments: Sequence[str]) -> int:
     else:
         show_rollout(rollout, chosen.tokens)
     return 0
+
+
+def _parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"rollmq {name}",
+        description=text,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

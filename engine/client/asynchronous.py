@@ -96,6 +96,7 @@ class AsyncClient:
         try:
             await self._wait(lambda: _answered(submission), timeout_s, "room for a submit")
         except BrokerUnreachable as silence:
+            self._core.give_up(submission)
             if self._core.welcome is None:
                 raise
             raise Full(f"no room for {timeout_s:g} s") from silence

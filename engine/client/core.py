@@ -111,6 +111,10 @@ class Core:
         self._activity += 1
         return submission
 
+    def give_up(self, submission: Submission) -> None:
+        """Repeat a submit no more; one that is under way may be accepted all the same."""
+        self._submissions.pop(submission.message.submit_id, None)
+
     def ask(self, key: str, message: Cancel | StatusRequest) -> Question:
         """Queue a question, repeated to a restarted broker until it is answered."""
         question = self._questions[key] = Question(message)

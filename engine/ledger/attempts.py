@@ -23,7 +23,6 @@ from ..messages import (
 )
 from ..records import Failure, StageTiming, Usage
 from .books import Books
-from .dispatching import unreserve
 from .instructions import (
     AttemptFailed,
     DropWorker,
@@ -141,7 +140,6 @@ def end_worker(
 ) -> None:
     """Remove a worker; `culprit` is a rollout, NOBODY, or "" if nobody saw what happened."""
     alone = worker.alone
-    unreserve(books, worker)
     for rollout in list(worker.leases.values()):
         books.unlease(rollout)
         blamed = rollout.rollout_id == culprit or (alone and not culprit)

@@ -48,6 +48,8 @@ def _check_workers(books: Books) -> None:
         sizes = sum(books.input_bytes(rollout) for rollout in worker.leases.values())
         _require(worker.used_bytes == sizes, f"bytes of {worker.worker_id} add up")
         _require(not worker.alone or len(worker.leases) <= 1, "alone means alone")
+        reserved = books.reserved.get(worker.stage) is worker
+        _require(reserved == worker.reserved, f"{worker.worker_id} is emptied for a suspect")
         for rollout in worker.leases.values():
             _require(rollout.stage == worker.stage, "leased to a worker of its stage", rollout)
             _require(rollout.host in {"", worker.host}, "on the host it is pinned to", rollout)

@@ -25,7 +25,7 @@ def dispatch(books: Books, now: float) -> None:
     books.dirty.clear()
 
 
-def unreserve(books: Books, worker: LedgerWorker) -> None:
+def _unreserve(books: Books, worker: LedgerWorker) -> None:
     """Let a worker that was being emptied take work again."""
     if worker.reserved:
         worker.reserved = False
@@ -51,7 +51,7 @@ def _dispatch_isolated(books: Books, stage: int, now: float) -> None:
 def _reserve(books: Books, stage: int, able: list[LedgerWorker]) -> None:
     reserved = books.reserved.get(stage)
     if reserved is not None and reserved not in able:
-        unreserve(books, reserved)
+        _unreserve(books, reserved)
     if able and stage not in books.reserved:
         books.reserved[stage] = min(able, key=lambda worker: len(worker.leases))
         books.reserved[stage].reserved = True

@@ -94,6 +94,18 @@ def shout(endpoint: str) -> None:
                 continue  # it has heard enough
 
 
+def read_all(peer: socket.socket) -> bytes:
+    """Return what a plain socket has been sent so far."""
+    peer.setblocking(False)
+    heard = b""
+    try:
+        while text := peer.recv(65_536):
+            heard += text
+    except (BlockingIOError, ConnectionResetError):
+        return heard
+    return heard
+
+
 def connected(endpoint: str) -> socket.socket:
     """Return a plain socket connected to an endpoint."""
     transport, _, address = endpoint.partition("://")

@@ -3,6 +3,7 @@
 import random
 import socket
 from collections import Counter
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,21 @@ def test_a_worker_id_never_becomes_a_path_of_somebody_elses_choice(start: Start)
         assert {rollout.outcome for rollout in client.rollouts()} == {"completed"}
     assert scene.node("broker") == broker
     assert not list(scene.directory.rglob("*escape*"))
+
+
+def test_noise_on_a_workers_pipe_is_given_no_work(start: Start) -> None:
+    """To ZMTP 1.0 two bytes are a peer, and a PUSH socket shares its work among its peers."""
+    scene = start(stages=STAGES)
+    with ExitStack() as stack:
+        peers = [stack.enter_context(closing(noise.connected(file))) for file in endpoints(scene)]
+        for peer in peers:
+            peer.sendall(b"\x01\x00")
+        with scene.client() as client:
+            client.submit(scene.task("t"), 16)
+            found = [(rollout.outcome, rollout.failures) for rollout in client.rollouts()]
+        heard = [noise.read_all(peer) for peer in peers]
+    assert found == [("completed", ())] * 16
+    assert not [text for text in heard if b"rollmq/1" in text]
 
 
 def speak_nonsense(scene: Scene) -> Counter[bytes]:

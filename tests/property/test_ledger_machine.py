@@ -6,7 +6,7 @@ outbox and the rows that are not. At the end everybody behaves, and everything m
 """
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -26,9 +26,7 @@ from engine.ledger import (
 from engine.messages import (
     Accepted,
     Cancelled,
-    Held,
     HelloAgain,
-    Result,
     StageResult,
     Welcome,
     WorkerWelcome,
@@ -36,51 +34,11 @@ from engine.messages import (
 from engine.records import Failure
 
 from ..ledger_kit import RULES, Driver, buffers
+from .model import Model, Process
 
 STAGES = tuple(stage.name for stage in RULES.stages)
 CLIENTS = ("one", "two")
 TIGHT = replace(RULES, rollouts=12, bytes=4_000, retention_s=5.0)
-
-
-@dataclass(slots=True, eq=False)
-class Process:
-    """A worker's process; `held` has the result of what is over, None for what runs."""
-
-    worker_id: str
-    node: str
-    stage: str
-    host: str
-    slots: int
-    welcomed: bool = False
-    held: dict[Held, StageResult | None] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class Model:
-    """What one trainer has seen."""
-
-    welcomed: bool = False
-    accepted: set[str] = field(default_factory=set)
-    cancelled: set[str] = field(default_factory=set)
-    by_seq: dict[int, Result] = field(default_factory=dict)
-    ended: set[str] = field(default_factory=set)
-    unacked: set[int] = field(default_factory=set)
-
-    def take(self, result: Result) -> None:
-        """Check one delivery against all before it."""
-        self.unacked.add(result.seq)
-        if result.seq in self.by_seq:
-            assert self.by_seq[result.seq] == result, "a repeat is what it was"
-            return
-        assert result.seq == len(self.by_seq) + 1, "results come in order"
-        assert result.rollout_id not in self.ended, "a rollout ends once"
-        if result.rollout_id in self.cancelled:
-            assert result.outcome == "cancelled", "nothing completes after its cancel is answered"
-        if result.outcome in {"failed", "cancelled"}:
-            assert result.reward is None
-            assert not result.trainable
-        self.by_seq[result.seq] = result
-        self.ended.add(result.rollout_id)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -373,8 +331,6 @@ class LedgerMachine(RuleBasedStateMachine):
             self.go_on()
         left = [r.rollout_id for r in books.rollouts.values() if r.state != "acked"]
         assert not left, f"these never end: {left}"
-        for client in self.clients.values():
-            assert not client.unacked
 
     def go_on(self) -> None:
         """One second in which everybody does what is expected of them."""

@@ -14,7 +14,7 @@ from .actors import POISON, Node, Trainer
 from .simulation import CALM_S, RULES, Broker, Weather, World
 
 CHUNKS = 20
-SEEDS = int(os.environ.get("ROLLMQ_SEEDS", "2000"))
+SEEDS = int(os.environ.get("ROLLMQ_SEEDS", "1500"))
 ONE = os.environ.get("ROLLMQ_SEED")
 STORMS = (
     Weather(loss=0.02, repeat=0.02, late=0.02, crashes=4),

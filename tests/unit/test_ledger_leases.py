@@ -1,6 +1,6 @@
 """Leases, fences, late results and adoption."""
 
-from engine.ledger import Deliver, Dispatch, Keep, Settle, StageDone, StopAttempts
+from engine.ledger import Deliver, Dispatch, Keep, Settle, StageDone, StopAttempts, Tick
 from engine.messages import HeartbeatReply, HelloAgain, Problem, WorkerWelcome
 from engine.records import Failure
 
@@ -35,6 +35,15 @@ def test_a_lease_that_nobody_renews_ends_and_the_rollout_is_ready(ledger: Driver
     expire(ledger)
     assert ledger.state("r1") == "ready"
     assert ledger.only(StopAttempts) == [StopAttempts((("r1", 1),))]
+
+
+def test_no_lease_ends_while_the_broker_itself_stood_still(ledger: Driver) -> None:
+    leased(ledger, "r1")
+    ledger.now += RULES.lease_s + 0.1
+    ledger.handle(Tick(stood_still=True))
+    assert ledger.state("r1") == "leased"
+    expire(ledger)
+    assert ledger.state("r1") == "ready"
 
 
 def test_a_heartbeat_that_lacks_an_attempt_does_not_renew_it(ledger: Driver) -> None:

@@ -55,6 +55,17 @@ def test_what_an_early_stage_found_holds_to_the_end(ledger: Driver) -> None:
     assert (result.outcome, result.reward, result.rewards) == ("truncated", 0.7, {"format": 1.0})
 
 
+def test_a_reward_found_before_the_infrastructure_failed_is_not_told(ledger: Driver) -> None:
+    ledger.client()
+    ledger.submit("r1")
+    ledger.worker("w1")
+    ledger.result("w1", "r1", 1, reward=0.5, rewards={"format": 1.0})
+    ledger.worker("w2", "run")
+    ledger.result("w2", "r1", 2, "failed", retry=False)
+    result = ledger.only(Deliver)[0].result
+    assert (result.outcome, result.reward, result.rewards) == ("failed", None, {})
+
+
 def test_an_end_is_kept_as_it_will_be_told(ledger: Driver) -> None:
     result = final(ledger, reward=1.0)
     assert ledger.entries(Ended) == [Ended(result)]

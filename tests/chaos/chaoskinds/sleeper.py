@@ -19,7 +19,7 @@ async def run(context: Context) -> Output:
     context.spent(turns=1, tokens=3)
     await asyncio.sleep(payload.get("run_s", 0.0))
     try:
-        while "gate" in payload and not Path(payload["gate"]).exists():  # noqa: ASYNC240
+        while "gate" in payload and not Path(payload["gate"]).exists():  # noqa: ASYNC110, ASYNC240
             await asyncio.sleep(0.02)
     except asyncio.CancelledError:
         count(context, "left")

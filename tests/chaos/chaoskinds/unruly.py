@@ -17,7 +17,7 @@ async def run(context: Context) -> Output:
     count(context)
     match context.task.payload["do"]:
         case "block the loop":
-            time.sleep(3600)
+            time.sleep(3600)  # noqa: ASYNC251 - the point of it
         case "hold the interpreter":
             re.match(r"(a+)+$", "a" * 64 + "b")
         case "swallow the cancel":
@@ -26,7 +26,7 @@ async def run(context: Context) -> Output:
             os._exit(3)
         case "kill the guardian":
             os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(3600)
+            time.sleep(3600)  # noqa: ASYNC251 - the point of it
         case "leave too much":
             return Output(trajectory=sleeper.tokens(4 * 1024 * 1024))
     return Output(trajectory=sleeper.tokens(16))
