@@ -11,13 +11,14 @@ This module knows no message: frames in, frames out.
 """
 
 import asyncio
+import fcntl
 import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 import zmq
@@ -29,6 +30,7 @@ COPY_BYTES = 2_048  # below this a copy costs less than keeping a frame object
 _NOBLOCK = int(zmq.NOBLOCK)  # plain ints: composing enum flags for each frame costs more than
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)  # sending it; send_multipart takes three times as long
 IPC = "ipc://"
+_LOCKS: list[IO[bytes]] = []  # held until this process ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +70,34 @@ def open_socket(
     return socket
 
 
-def bind(socket: "zmq.Socket[bytes]", endpoint: str) -> str:
+def bind(socket: "zmq.Socket[bytes]", endpoint: str, *, lasting: bool = False) -> str:
     """Bind and return the endpoint in full; an IPC socket's directory is private to its owner.
 
-    Raises: NodeFailed if the address is taken or its directory is open to others.
+    `lasting` keeps the address for the life of this process: over IPC a second bind would steal it
+    silently, so a lock is taken beside the socket's file.
+
+    Raises: NodeFailed if the address is taken or its directory belongs to somebody else.
     """
     if endpoint.startswith(IPC):
-        private_directory(Path(endpoint.removeprefix(IPC)).parent)
+        path = Path(endpoint.removeprefix(IPC))
+        private_directory(path.parent)
+        if lasting:
+            _LOCKS.append(_lock(path.with_name(f"{path.name}.lock")))
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as wrong:
         raise NodeFailed(f"cannot bind {endpoint}: {wrong}") from None
     return socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+
+def _lock(path: Path) -> IO[bytes]:
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise NodeFailed(f"{path.with_suffix('')} is bound by another process") from None
+    return file
 
 
 def private_directory(directory: Path) -> None:

@@ -147,7 +147,7 @@ def _bind_all(
 ) -> Sockets:
     def bound(kind: int, edge: str) -> zmq.Socket[bytes]:
         socket = open_socket(context, kind, bounds)
-        bind(socket, topology.endpoint(edge))
+        bind(socket, topology.endpoint(edge), lasting=True)
         return socket
 
     return Sockets(

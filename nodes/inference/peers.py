@@ -22,7 +22,7 @@ class Peers:
         self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, bounds: Bounds
     ) -> None:
         self.socket = open_socket(context, zmq.ROUTER, bounds)
-        self.endpoint = bind(self.socket, endpoint)
+        self.endpoint = bind(self.socket, endpoint, lasting=True)
         self._bounds = bounds
         self._waiting: dict[bytes, deque[Sequence[Any]]] = {}
 
