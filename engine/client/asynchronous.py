@@ -44,6 +44,9 @@ class AsyncClient:
         self._endpoint, self._bounds = address(where)
         self._connect_s = connect_s
         self._core = Core(self.client_id, window, patience_s)
+        self._core.message_bytes = self._bounds.message_bytes
+        self._groups = Groups()
+        self._taken: list[int] = []  # of what the caller works on: acknowledged when it comes back
         self._codec: Codec[Any] = Codec(TO_TRAINER)
         self._changed = asyncio.Event()
         self._failure: RollmqError | None = None
@@ -110,23 +113,23 @@ class AsyncClient:
     async def rollouts(self) -> AsyncIterator[Rollout]:
         """Iterate rollouts as they end, until the broker owes none. Raises: as Client.rollouts."""
         while (rollout := await self._next()) is not None:
+            self._taken = [rollout.seq]
             yield rollout
-            self._core.acknowledge([rollout.seq])
         self._turn()
 
     async def groups(self) -> AsyncIterator[list[Rollout]]:
         """Iterate whole groups as their last member ends; see Client.groups."""
-        groups = Groups()
         while (rollout := await self._next()) is not None:
-            group = groups.add(rollout)
-            self._core.holding = groups.holding
+            group = self._groups.add(rollout)
+            self._core.holding = self._groups.holding
             if group is not None:
+                self._taken = [member.seq for member in group]
                 yield group
-                self._core.acknowledge([member.seq for member in group])
-        for group in groups.rest():
-            yield group
-            self._core.acknowledge([member.seq for member in group])
         self._core.holding = 0
+        for group in self._groups.rest():
+            self._taken = [member.seq for member in group]
+            yield group
+            self._acknowledge_taken()
         self._turn()
 
     async def cancel(
@@ -162,7 +165,12 @@ class AsyncClient:
         self._pump.close(linger_ms=1000)
         self._context.term()
 
+    def _acknowledge_taken(self) -> None:
+        self._core.acknowledge(self._taken)
+        self._taken = []
+
     async def _next(self) -> Rollout | None:
+        self._acknowledge_taken()
         while not self._core.results:
             if self._core.idle:
                 return None

@@ -61,6 +61,9 @@ class Client:
         self._socket.connect(self._endpoint)
         self._codec: Codec[Any] = Codec(TO_TRAINER)
         self._core = Core(self.client_id, window, patience_s)
+        self._core.message_bytes = self._bounds.message_bytes
+        self._groups = Groups()
+        self._taken: list[int] = []  # of what the caller works on: acknowledged when it comes back
         self._core.start(time.monotonic())
         try:
             self._wait(lambda: self._core.welcome is not None, connect_s, "the broker's welcome")
@@ -131,8 +134,8 @@ class Client:
         Raises: BrokerUnreachable, Replaced, StateLost.
         """
         while (rollout := self._next()) is not None:
+            self._taken = [rollout.seq]
             yield rollout
-            self._core.acknowledge([rollout.seq])
         self._pump(0.0)
 
     def groups(self) -> Iterator[list[Rollout]]:
@@ -141,17 +144,17 @@ class Client:
         A group of which the broker will send no more (its other members were acknowledged before
         this client started) comes at the end, as far as it was received.
         """
-        groups = Groups()
         while (rollout := self._next()) is not None:
-            group = groups.add(rollout)
-            self._core.holding = groups.holding
+            group = self._groups.add(rollout)
+            self._core.holding = self._groups.holding
             if group is not None:
+                self._taken = [member.seq for member in group]
                 yield group
-                self._core.acknowledge([member.seq for member in group])
-        for group in groups.rest():
-            yield group
-            self._core.acknowledge([member.seq for member in group])
         self._core.holding = 0
+        for group in self._groups.rest():
+            self._taken = [member.seq for member in group]
+            yield group
+            self._acknowledge_taken()
         self._pump(0.0)
 
     def run(
@@ -173,21 +176,20 @@ class Client:
         """
         source, exhausted = iter(tasks), False
         flying: list[Submission] = []
-        going, most = 0, in_flight or sys.maxsize
+        most = in_flight or sys.maxsize
         while True:
-            while not exhausted and len(flying) < IN_FLIGHT and going + group_size <= most:
+            flying = [submission for submission in flying if not _answered(submission)]
+            while not exhausted and self._has_room(flying, group_size, most):
                 task = next(source, None)
                 exhausted = task is None
                 if task is not None:
                     group = group_id(task) if group_id else None
                     flying.append(self._submit(task, group_size, group, None, 0, wait=True))
-                    going += group_size
-            flying = [submission for submission in flying if not _answered(submission)]
             if self._core.results:
                 rollout = self._core.results.popleft()
-                going -= 1
+                self._taken = [rollout.seq]
                 yield rollout
-                self._core.acknowledge([rollout.seq])
+                self._acknowledge_taken()
             elif exhausted and not flying and self._core.idle:
                 return
             else:
@@ -255,7 +257,16 @@ class Client:
                 raise
             raise Full(f"no room for {timeout_s:g} s") from silence
 
+    def _has_room(self, flying: list[Submission], group_size: int, most: int) -> bool:
+        asked = sum(len(submission.message.rollout_ids) for submission in flying)
+        return len(flying) < IN_FLIGHT and self.owed + asked + group_size <= max(most, group_size)
+
+    def _acknowledge_taken(self) -> None:
+        self._core.acknowledge(self._taken)
+        self._taken = []
+
     def _next(self) -> Rollout | None:
+        self._acknowledge_taken()
         while not self._core.results:
             if self._core.idle:
                 return None

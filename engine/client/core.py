@@ -5,6 +5,7 @@ hello again to a broker that restarted, drops results that come twice, and count
 owed. No socket, no clock, no thread: the two clients are thin pumps around it.
 """
 
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,7 @@ from .sequence import Sequence
 ACK_BATCH = 32  # results acknowledged in one message; fewer when the caller waits
 FLUSH_S = 0.01  # between two acknowledgements that are not full batches
 SETTLE_S = 0.02  # of quiet before the question whether anything is still owed
+LISTEN_S = 1.0  # a longer gap between two ticks is the caller's own pause, not the broker's silence
 RETRY_S = 1.0  # an unanswered hello, or a submit refused for want of room, is repeated after this
 PASSING = frozenset({"full", "disk_full", "draining"})
 TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
@@ -80,6 +82,7 @@ class Core:
     results: deque[Rollout] = field(default_factory=deque)
     welcome: Welcome | None = None
     owed: int = 0  # results still to come, by the broker's last word
+    message_bytes: int = sys.maxsize  # the largest that we and the broker may send
     holding: int = 0  # received, and held in groups that are not complete
     idle: bool = False  # the broker has confirmed that it owes nothing
     _submissions: dict[str, Submission] = field(default_factory=dict)
@@ -89,7 +92,8 @@ class Core:
     _expected: set[str] = field(default_factory=set)
     _to_ack: list[int] = field(default_factory=list)
     _told_window: int = 0
-    _heard_at: float = 0.0
+    _ticked_at: float = 0.0
+    _silent_s: float = 0.0
     _hello_at: float | None = None
     _ping_at: float = 0.0
     _ping: tuple[int, int, int] | None = None  # nonce, unacknowledged here, activity
@@ -100,11 +104,18 @@ class Core:
 
     def start(self, now: float) -> None:
         """Say hello."""
-        self._heard_at = now
+        self._ticked_at = now
         self._hello(now)
 
     def submit(self, message: Submit, body: tuple[bytes, ...], *, wait: bool) -> Submission:
-        """Queue a submit; it is sent at once if the broker has welcomed us."""
+        """Queue a submit; it is sent at the next tick if the broker has welcomed us.
+
+        Raises: Refused if no message may be as large.
+        """
+        size_bytes = sum(map(len, body))
+        if size_bytes > self.message_bytes:
+            why = f"a payload of {size_bytes} bytes is over limits.message_bytes"
+            raise Refused("invalid", f"{why} {self.message_bytes}")
         submission = Submission(message, body, wait)
         self._submissions[message.submit_id] = submission
         self.idle = False
@@ -123,10 +134,11 @@ class Core:
         return question
 
     def acknowledge(self, seqs: list[int]) -> None:
-        """Acknowledge results; sent in batches."""
-        for seq in seqs:
+        """Acknowledge results; sent in batches. Those of a broker that lost them are left out."""
+        known = [seq for seq in seqs if seq in self._received]
+        for seq in known:
             self._acked.add(seq)
-        self._to_ack += seqs
+        self._to_ack += known
         if len(self._to_ack) >= ACK_BATCH:
             self.flush()
 
@@ -150,14 +162,15 @@ class Core:
 
         Raises: BrokerUnreachable if nothing was heard for `patience_s`.
         """
-        silent_s = now - self._heard_at
-        if silent_s > self.patience_s:
-            raise BrokerUnreachable(f"the broker was not heard for {silent_s:.1f} s")
+        self._silent_s += min(now - self._ticked_at, LISTEN_S)
+        self._ticked_at = now
+        if self._silent_s > self.patience_s:
+            raise BrokerUnreachable(f"the broker was not heard for {self._silent_s:.1f} s")
         if self.welcome is None:
             if self._hello_at is None or now - self._hello_at >= RETRY_S:
                 self._hello(now)
             return
-        if now - self._ping_at >= self.welcome.heartbeat_s:
+        if now - self._ping_at >= min(self.welcome.heartbeat_s, self.patience_s / 4):
             self._send_ping(now)
         if now - self._flushed_at >= FLUSH_S:
             self._flushed_at = now
@@ -173,7 +186,6 @@ class Core:
         if self.welcome is None or self._submissions or self.results or self._ping is not None:
             return
         if now - max(self._ping_at, self._active_at) >= SETTLE_S:
-            self.flush()
             self._send_ping(now)
 
     def receive(self, message: Any, body: list[Any], now: float) -> None:
@@ -182,7 +194,7 @@ class Core:
         Raises: RemoteProtocolError if its arrays do not fit together; Replaced if another process
         said hello with our client_id.
         """
-        self._heard_at = now
+        self._silent_s = 0.0
         match message:
             case Result():
                 self._active_at = now
@@ -222,6 +234,9 @@ class Core:
         self.welcome = message
         self._ping_at = now
         self.owed = message.unacked
+        self.message_bytes = min(self.message_bytes, message.message_bytes)
+        if not message.unacked and message.acked_through < self._received.last:
+            self._start_anew()
         self._received.skip_to(message.acked_through)
         self._acked.skip_to(message.acked_through)
         for question in self._questions.values():
@@ -230,10 +245,16 @@ class Core:
             submission.sent_at = None
             self._send_submission(submission, now)
 
+    def _start_anew(self) -> None:
+        """Forget the numbers of a broker that has lost its state: the next one begins at 1."""
+        self._received, self._acked = Sequence(), Sequence()
+        self._to_ack = []
+
     def _send_ping(self, now: float) -> None:
+        self.flush()  # the pong then counts what is not acknowledged exactly as it is counted here
         self._ping_at = now
         self._nonce += 1
-        unacked = len(self._received) - len(self._acked) + len(self._to_ack)
+        unacked = len(self._received) - len(self._acked)
         self._ping = (self._nonce, unacked, self._activity)
         self._send(Ping(self._nonce))
 
@@ -245,9 +266,10 @@ class Core:
             return
         _, here, activity = self._ping
         self._ping = None
+        if activity != self._activity:
+            return
         self.owed = unacked - here
-        quiet = activity == self._activity and not self._submissions
-        self.idle = quiet and self.owed <= 0
+        self.idle = self.owed <= 0 and not self._submissions
         if self.idle and self._expected:
             gone = len(self._expected)
             self._expected.clear()

@@ -16,6 +16,11 @@ class Sequence:
         """Return how many numbers it holds, counting all up to the mark."""
         return self._mark + len(self._beyond)
 
+    @property
+    def last(self) -> int:
+        """The largest number; 0 if there is none."""
+        return max(self._beyond, default=self._mark)
+
     def skip_to(self, mark: int) -> None:
         """Add every number up to `mark`."""
         self._mark = max(self._mark, mark)

@@ -185,6 +185,22 @@ def test_a_lost_hosts_result_of_a_voided_stage_is_not_taken(ledger: Driver) -> N
     assert not ledger.only(Keep)
 
 
+def test_a_rollout_starts_again_after_every_attempt_that_was_heard_of(ledger: Driver) -> None:
+    pinned(ledger)
+    ledger.result("w1", "r1", 5, "failed", stage="run")
+    lose_host(ledger)
+    ledger.worker("w2", host="b")
+    assert [work.attempt for work in ledger.only(Dispatch)] == [6]
+
+
+def test_a_pinned_rollout_is_not_adopted_on_another_host(ledger: Driver) -> None:
+    pinned(ledger)
+    ledger.restart()
+    ledger.worker("w2", "run", host="b", held=[("r1", 2)])
+    assert ledger.told(WorkerWelcome)[0].drop == (("r1", 2),)
+    assert ledger.state("r1") == "ready"
+
+
 def test_a_voided_checkpoint_stays_void_after_a_crash(ledger: Driver) -> None:
     pinned(ledger)
     lose_host(ledger)
