@@ -365,6 +365,7 @@ def test_a_broker_that_kept_its_state_goes_on_counting(welcomed: Fake) -> None:
     for seq in (1, 2):
         welcomed.result(seq)
         welcomed.core.acknowledge([welcomed.take().seq])
+    welcomed.passes(0.5)
     welcomed.broker_id = "b-2"
     welcomed.welcome(unacked=1, acked_through=1)
     welcomed.result(2)
