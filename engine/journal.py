@@ -61,6 +61,8 @@ class NullJournal:
     A body has no location; whoever appends it keeps it.
     """
 
+    keeps = False  # so nobody needs to encode what is appended
+
     def __init__(self) -> None:
         self.durable = 0
         self.full = False
@@ -126,6 +128,8 @@ class Journal:
     Raises: JournalError if the directory is in use, on a network file system, written by another
     version, or damaged.
     """
+
+    keeps = True
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import orjson
 
 from .errors import Problem, RollmqError, TopologyError
-from .records import Failure, Outcome, Receipt, Rollout, StageTiming, Task, Trajectory
+from .records import Dtype, Failure, Outcome, Receipt, Rollout, StageTiming, Task, Trajectory
 from .typed import Count, Id, Length, Mismatch, Seconds, compile_decoder
 
 TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
@@ -48,7 +48,15 @@ class _TaskRow:
     kind: Id
 
 
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    dtype: Dtype
+    shape: tuple[Count, ...]
+    base64: str
+
+
 _ROW = compile_decoder(_Row)
+_PACKED = compile_decoder(_Packed)
 _TASK = compile_decoder(_TaskRow)
 
 
@@ -74,7 +82,7 @@ def read_rollouts(path: Path) -> Iterator[Rollout]:
                 return
             try:
                 yield _rollout(orjson.loads(line))
-            except (orjson.JSONDecodeError, Mismatch, KeyError, ValueError) as wrong:
+            except (Mismatch, ValueError) as wrong:
                 raise RollmqError(f"{path}:{number}: {wrong}") from wrong
 
 
@@ -115,16 +123,22 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _task(row: Any) -> Task:
-    payload = row.pop("payload", None) if isinstance(row, dict) else None
+    payload = _pop_object(row, "payload")
     named = _TASK(row)
-    if not isinstance(payload, dict):
-        raise Mismatch("expected an object", ("payload",))
     return Task(named.task_id, named.kind, payload)
 
 
-def _rollout(row: dict[str, Any]) -> Rollout:
-    data = row.pop("data")
-    arrays = {name: _unpack(packed) for name, packed in row.pop("arrays").items()}
+def _pop_object(row: Any, name: str) -> dict[str, Any]:
+    """Take out what the decoders of records do not know: an object of any shape."""
+    found = row.pop(name, None) if isinstance(row, dict) else None
+    if not isinstance(found, dict):
+        raise Mismatch("expected an object", (name,))
+    return found
+
+
+def _rollout(row: Any) -> Rollout:
+    data, packed = _pop_object(row, "data"), _pop_object(row, "arrays")
+    arrays = {name: _unpack(_PACKED(array)) for name, array in packed.items()}
     parts = {name: arrays.pop(name) for name in TRAJECTORY if name in arrays}
     fields = _ROW(row)
     return Rollout(
@@ -140,6 +154,6 @@ def _pack(array: npt.NDArray[Any]) -> dict[str, Any]:
     return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": text}
 
 
-def _unpack(packed: dict[str, Any]) -> npt.NDArray[Any]:
-    dtype = np.dtype(packed["dtype"]).newbyteorder("<")
-    return np.frombuffer(b64decode(packed["base64"]), dtype=dtype).reshape(packed["shape"])
+def _unpack(packed: _Packed) -> npt.NDArray[Any]:
+    dtype = np.dtype(packed.dtype).newbyteorder("<")
+    return np.frombuffer(b64decode(packed.base64, validate=True), dtype).reshape(packed.shape)

@@ -150,15 +150,17 @@ def _receive_uncopied(socket: "zmq.Socket[bytes]") -> list[Any]:
 def send(socket: "zmq.Socket[bytes]", frames: Sequence[Any], message_bytes: int) -> bool | None:
     """Send without blocking; return False if the pipe is full, None if there is no such peer.
 
+    A frame that was received without copy is sent on without one.
+
     Raises: LocalProtocolError if a frame is over `message_bytes`: the peer would cut the link.
     """
     largest = max(map(len, frames))
     if largest > message_bytes:
         raise LocalProtocolError(f"a frame of {largest} bytes is over the limit of {message_bytes}")
-    copy = largest < LARGE_BYTES
     last = len(frames) - 1
     try:
         for position, frame in enumerate(frames):
+            copy = frame.__class__ is not zmq.Frame and len(frame) < LARGE_BYTES
             socket.send(frame, _MORE if position < last else _NOBLOCK, copy=copy)
     except zmq.Again:
         return False
@@ -190,6 +192,18 @@ class Outbox:
         if self._waiting or not send(self._socket, frames, self._bounds.message_bytes):
             self._waiting.append(frames)
             self.waiting_bytes += sum(map(len, frames))
+
+    def put(self, frames: Sequence[Any]) -> None:
+        """Keep a message for the next `flush`.
+
+        Raises: LocalProtocolError if a frame is over the limit: the peer would cut the link.
+        """
+        largest = max(map(len, frames))
+        if largest > self._bounds.message_bytes:
+            limit = self._bounds.message_bytes
+            raise LocalProtocolError(f"a frame of {largest} bytes is over the limit of {limit}")
+        self._waiting.append(frames)
+        self.waiting_bytes += sum(map(len, frames))
 
     def flush(self) -> None:
         """Send what waits, as far as the pipe takes it."""
@@ -229,10 +243,12 @@ class Pump:
         self._soon()
 
     def send(self, frames: Sequence[Any]) -> None:
-        """Send now or as soon as the pipe has room."""
-        self.outbox.send(frames)
-        if self._readable or self.outbox:
-            self._soon()
+        """Send at the end of this turn of the loop, or as soon as the pipe has room then.
+
+        What one turn sends goes out together: waking ZeroMQ's own thread costs more than a message.
+        """
+        self.outbox.put(frames)
+        self._soon()
 
     def close(self, linger_ms: int = 0) -> None:
         """Stop watching and close the socket; what waits in the outbox is dropped."""

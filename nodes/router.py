@@ -5,7 +5,8 @@
 Job: carry out what `inference.placement` decides: sockets, the clock, signals and logs.
 Does not know: who is placed where and why; bodies are forwarded unread.
 Invariants: one thread; sockets are polled, then drained. What cannot be decoded is counted, never
-fatal. SIGTERM: nothing new is taken, what is open is answered within timeouts.drain_s, exit 0.
+fatal, and answered if it is a `generate` whose request_id can be read. SIGTERM: nothing new is
+taken, what is open is answered within timeouts.drain_s, exit 0.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from .inference.fleet import Rules
 from .inference.peers import Peers, name
 from .inference.placement import Placement
 from .inference.policies import named
+from .inference.refused import Refusals, answer_to
 from .presence import Presence
 
 DRAIN_MESSAGES = 256
@@ -61,8 +63,7 @@ class Router:
         self._requests: dict[str, tuple[messages.Generate, list[Any]]] = {}
         self._answer: tuple[messages.Generated, list[Any]] | None = None
         self._events: deque[events.Event] = deque()
-        self._garbage = 0
-        self._refusal = ""
+        self._refusals = Refusals()
         self._probe_s = topology.timeouts.heartbeat_s / PROBES_PER_HEARTBEAT
         self._drain_s = topology.timeouts.drain_s
         self._stop_asked = False
@@ -109,9 +110,7 @@ class Router:
         self._context.term()
 
     def _probe(self) -> None:
-        if self._refusal:
-            self._log.warning("messages refused", total=self._garbage, last=self._refusal)
-            self._refusal = ""
+        self._refusals.tell(time.monotonic())
         self._do(events.Tick())
         for client in {request.client for request in self.placement.requests.values()}:
             self._to_worker(client, messages.RouterPong(self.router_id, 0, ()))
@@ -122,7 +121,7 @@ class Router:
         self._workers.flush()
         self._backends.flush()
         self._presence.beat(
-            time.monotonic(), {**self.placement.figures(), "garbage": self._garbage}
+            time.monotonic(), {**self.placement.figures(), "garbage": self._refusals.total}
         )
 
     def _receive_from_workers(self) -> None:
@@ -131,6 +130,10 @@ class Router:
                 message, body = FRONT.decode(frames)
             except RemoteProtocolError as wrong:
                 self._refuse(peer, wrong)
+                answer = answer_to(frames, str(wrong))
+                if answer is not None:
+                    self._to_worker(name(peer), answer)
+                    self._handle_all()
             else:
                 self._from_worker(name(peer), message, body)
 
@@ -178,8 +181,7 @@ class Router:
                 self._do(events.BackendGone(peer, "it said goodbye"))
 
     def _refuse(self, peer: bytes, wrong: RemoteProtocolError) -> None:
-        self._garbage += 1
-        self._refusal = f"{peer!r}: {wrong}"
+        self._refusals.add(f"{peer!r}: {wrong}", time.monotonic())
 
     def _do(self, event: events.Event) -> None:
         self._events.append(event)

@@ -103,8 +103,11 @@ class Ledger:
         ledger._books = recovery.books  # noqa: SLF001 - its own constructor
         return ledger
 
-    def handle(self, event: Event, now: float) -> list[Instruction]:
+    def handle(self, event: Event, now: float, *, place: bool = True) -> list[Instruction]:
         """Apply one event at time `now` (seconds, never going back); return what to do.
+
+        Without `place` no work is dispatched yet: a broker that takes many events in one turn calls
+        `place` once after them.
 
         Raises: LedgerError if a rule would break the table: a bug, with the rollout's history.
         """
@@ -120,9 +123,16 @@ class Ledger:
                 if stood_still:
                     attempts.prolong(books, now)
                 _tick(books, now)
-        if books.dirty:
-            dispatch(books, now)
-        out, books.out = books.out, []
+        return self.place(now) if place else self._take()
+
+    def place(self, now: float) -> list[Instruction]:
+        """Dispatch what credit allows; return what to do."""
+        if self._books.dirty:
+            dispatch(self._books, now)
+        return self._take()
+
+    def _take(self) -> list[Instruction]:
+        out, self._books.out = self._books.out, []
         return out
 
     def validate(self) -> None:

@@ -34,6 +34,7 @@ from ..inference.messages import (
     Release,
     ToBackend,
 )
+from ..inference.refused import Refusals
 
 CODEC = Codec[ToBackend](TO_BACKEND)
 LINGER_MS = 1000
@@ -66,7 +67,7 @@ class RouterLink:
         offer: Offer,
     ) -> None:
         self.policy_version = 0
-        self.garbage = 0
+        self.refusals = Refusals()
         self._context = context
         self._endpoint = topology.endpoint("router_backends")
         self._node = node
@@ -89,8 +90,7 @@ class RouterLink:
             try:
                 message, body = CODEC.decode(frames)
             except RemoteProtocolError as wrong:
-                self.garbage += 1
-                self._log.warning("message of the router refused", error=str(wrong))
+                self.refusals.add(str(wrong), now)
                 continue
             yield from self._take(message, body)
         if now - self._heard_at > self._lost_after_s:
@@ -102,6 +102,7 @@ class RouterLink:
     def beat(self, now: float, held: tuple[str, ...], figures: dict[str, float]) -> None:
         """Say that this backend is alive, if it is time; `held` are the tickets in work."""
         self.outbox.flush()
+        self.refusals.tell(now)
         if now < self._next_at:
             return
         self._next_at = now + self._heartbeat_s

@@ -117,7 +117,7 @@ class Simulator:
             "tokens": self._batch.tokens,
             "prompt_tokens": self._prompt_tokens,
             "cached_tokens": self._cached_tokens,
-            "garbage": self._link.garbage,
+            "garbage": self._link.refusals.total,
         }
 
     def _timeout_ms(self) -> int:
@@ -129,8 +129,7 @@ class Simulator:
     def _take(self, message: Asked | Any, body: list[Any], now: float) -> None:
         match message:
             case Generate():
-                prompt = read_buffer(message.buffers[0], body[0])
-                self._generate(message, prompt, now)
+                self._generate(message, body, now)
             case Abort():
                 self._batch.abort(message.request_id)
             case Reset():
@@ -138,16 +137,14 @@ class Simulator:
             case Release():
                 pass
 
-    def _generate(self, message: Generate, prompt: Any, now: float) -> None:
+    def _generate(self, message: Generate, body: list[Any], now: float) -> None:
+        try:
+            prompt = read_prompt(message, body, load_tokens().size)
+        except ValueError as wrong:
+            self._refuse(message, "invalid", str(wrong))
+            return
         room = self.options.context_tokens - len(prompt)
-        if (
-            prompt.dtype != np.int32
-            or prompt.ndim != 1
-            or not len(prompt)
-            or not message.max_tokens
-        ):
-            self._refuse(message, "invalid", "expected at least one int32 token and max_tokens > 0")
-        elif room < 1:
+        if room < 1:
             limit = self.options.context_tokens
             self._refuse(message, "too_long", f"{len(prompt)} tokens, with a context of {limit}")
         else:
@@ -194,6 +191,22 @@ class Simulator:
         self._link.close()
         self._presence.close()
         self._context.term()
+
+
+def read_prompt(message: Generate, body: list[Any], vocabulary: int) -> npt.NDArray[np.int32]:
+    """Return the prompt of a request, int32 [n].
+
+    Raises: ValueError if it is no such array, empty, beyond the vocabulary, or nothing is asked.
+    """
+    buffer = message.buffers[0]
+    if buffer.dtype != "int32" or len(buffer.shape) != 1:
+        raise ValueError(f"expected int32 [n], got {buffer.dtype} {list(buffer.shape)}")
+    prompt: npt.NDArray[np.int32] = read_buffer(buffer, body[0])
+    if not len(prompt) or not message.max_tokens:
+        raise ValueError("expected at least one token and max_tokens over 0")
+    if prompt.min() < 0 or prompt.max() >= vocabulary:
+        raise ValueError(f"token IDs go from 0 to {vocabulary - 1}")
+    return prompt
 
 
 def read_options(options: dict[str, object]) -> Options:

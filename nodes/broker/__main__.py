@@ -17,7 +17,7 @@ from engine.errors import RollmqError
 from engine.journal import Journal, NullJournal
 from engine.ledger import ENTRIES, Ledger, Recovery, Rules, StageRule
 from engine.logs import configure
-from engine.process import die_with_parent
+from engine.process import die_with_parent, spare_collector
 from engine.records import Buffer
 from engine.sockets import Bounds, bind, boot_id, open_socket
 from engine.topology import Topology
@@ -84,6 +84,7 @@ def serve(topology: Topology) -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
+    spare_collector()
     log.info("broker serves", broker_id=broker_id, endpoint=topology.endpoint("front"))
     try:
         loop.run()

@@ -153,6 +153,7 @@ class Loop:
         if self._sockets.results in ready:
             for frames in drain(self._sockets.results, DRAIN, copy=False):
                 self._guard("results", self._result, frames, now)
+            self._shell.take(self._ledger.place(now))
 
     def _guard(
         self,
@@ -239,7 +240,8 @@ class Loop:
 
     def _result(self, frames: list[Any], now: float) -> None:
         message, body = self._results.decode(frames)
-        instructions = self._ledger.handle(FromWorker(message, size_bytes(body)), now)
+        event = FromWorker(message, size_bytes(body))
+        instructions = self._ledger.handle(event, now, place=False)
         self._shell.take(instructions, message.buffers, body)
 
     def _tick(self) -> None:

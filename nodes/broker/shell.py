@@ -106,7 +106,9 @@ class Shell:
 
     def _keep(self, keep: Keep, buffers: tuple[Buffer, ...], body: Sequence[Any]) -> None:
         described, frames = (buffers, body) if keep.body else ((), ())
-        header = orjson.dumps({"entry": keep.entry, "buffers": described})
+        header = b""
+        if self._journal.keeps:
+            header = orjson.dumps({"entry": keep.entry, "buffers": described})
         kind = keep.entry.__class__.__name__
         self._position, location = self._journal.append(keep.order, kind, header, frames)
         if keep.body:

@@ -13,7 +13,7 @@ missing, not finite or above 0 never leaves this module.
 
 import asyncio
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -40,6 +40,7 @@ from .messages import (
     RouterPong,
     ToRunWorker,
 )
+from .refused import Refusals
 
 CODEC = Codec[ToRunWorker](TO_RUN_WORKER)
 RETRY_S = 0.2  # between two tries of a request that the router refused for now
@@ -76,7 +77,7 @@ class RouterModel:
         self._log = structlog.get_logger()
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
-        self.garbage = 0
+        self.refusals = Refusals()
         self.resent = 0
         self._pings = 0
         self._pump = self._connect(boot)
@@ -150,8 +151,7 @@ class RouterModel:
             try:
                 self._take(*CODEC.decode(frames))
             except RemoteProtocolError as wrong:
-                self.garbage += 1
-                self._log.warning("message of the router refused", error=str(wrong))
+                self.refusals.add(str(wrong), self._heard_at)
 
     def _take(self, message: ToRunWorker, body: list[Any]) -> None:
         if isinstance(message, RouterPong):
@@ -179,6 +179,7 @@ class RouterModel:
     async def _ping(self) -> None:
         while True:
             self._pings += 1
+            self.refusals.tell(self._loop.time())
             self._pump.send(encode(RouterPing(self._pings, tuple(self._open))))
             await asyncio.sleep(self._patience.heartbeat_s)
             self._misses += 1  # counted, not timed: a loop that stood still has heard nobody
@@ -190,6 +191,33 @@ class RouterModel:
     def _silence(self) -> str:
         silence_s = self._loop.time() - self._heard_at
         return f"the router was last heard {silence_s:.1f} s ago"
+
+
+class LazyModel:
+    """A `Model` that connects at its first use: most stages never ask for a completion."""
+
+    def __init__(self, connect: Callable[[], RouterModel]) -> None:
+        self._connect = connect
+        self._model: RouterModel | None = None
+
+    async def generate(
+        self, session: str, token_ids: npt.NDArray[np.int32], sampling: Sampling
+    ) -> Generation:
+        """Sample a completion; see RouterModel. Raises: BoundaryError("backend")."""
+        if self._model is None:
+            self._model = self._connect()
+        return await self._model.generate(session, token_ids, sampling)
+
+    async def release(self, session: str) -> None:
+        """End a session; there is none before the first completion."""
+        if self._model is not None:
+            await self._model.release(session)
+
+    async def close(self) -> None:
+        """Abort what is open and close the connection, if there is one."""
+        model, self._model = self._model, None
+        if model is not None:
+            await model.close()
 
 
 def connect(topology: Topology, node: str, deadline_s: float) -> RouterModel:

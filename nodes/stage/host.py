@@ -23,13 +23,13 @@ import zmq
 from engine.errors import RemoteProtocolError
 from engine.logs import configure
 from engine.messages import WORK, Held, ResultAck, StageResult, Work
-from engine.process import die_with_parent
+from engine.process import die_with_parent, spare_collector
 from engine.sockets import Bounds, Pump, open_socket
 from engine.topology import Topology
 from engine.topology_file import load
 from engine.wire import Codec, encode
 
-from ..inference.client import RouterModel, connect
+from ..inference.client import LazyModel, connect
 from .attempt import Attempt, Ended
 from .handlers import Handlers
 from .pipe import TO_HOST, AreYouThere, Connect, Drop, Here, PipeEnd
@@ -60,7 +60,7 @@ class Host:
         self._broker_id = ""
         self._endpoint = ""
         self._work: Pump | None = None
-        self._model: RouterModel | None = None
+        self._model: LazyModel | None = None
         self._over = asyncio.Event()
 
     async def run(self) -> None:
@@ -70,12 +70,24 @@ class Host:
         loop.set_default_executor(ThreadPoolExecutor(threads, "handler"))
         if self._topology.router is not None:
             stage = self._topology.stage(self._topology.node(self._node).spec)
-            self._model = connect(self._topology, self._node, stage.timeout_s)
+            self._model = LazyModel(lambda: connect(self._topology, self._node, stage.timeout_s))
         results = open_socket(self._context, zmq.PUSH, self._bounds)
         results.connect(self._topology.endpoint("results"))
         self._results = Pump(results, lambda _: None, self._bounds)
         loop.add_reader(self._pipe.socket, self._from_guardian)
+        spare_collector()
         await self._over.wait()
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Stop what runs, so that its sessions are released, and then close the model."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=self._topology.timeouts.cancel_grace_s)
+        if self._model is not None:
+            await self._model.close()
 
     def _from_guardian(self) -> None:
         for record in self._pipe.receive():

@@ -24,7 +24,7 @@ from engine.topology_file import load
 from engine.wire import Codec, encode
 from nodes import tokens
 from nodes.inference.client import RouterModel, connect
-from nodes.inference.messages import Release
+from nodes.inference.messages import TO_RUN_WORKER, GenerateFailed, Release
 from nodes.tasks import Generation, Sampling
 
 DEADLINE_S = 20.0
@@ -202,6 +202,45 @@ def test_garbage_is_counted_and_harms_nobody(site: Site) -> None:
             socket.close(linger=1000)
         context.term()
         await site.until("router", lambda figures: figures["garbage"] == 10)
+        check(await model.generate("s", PROMPT, SAMPLING))
+
+    with_model(site, scenario)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "body"),
+    [
+        (b"rollmq/1 generate", {"more": 1}, b"[1]"),
+        (b"rollmq/1 generate", {"max_tokens": -1}, b"[1]"),
+        (b"rollmq/2 generate", {}, b"[1]"),
+        (b"rollmq/1 generate", {}, b"[1]"),
+        (b"rollmq/1 generate", {}, b"{"),
+        (b"rollmq/1 generate", {"buffers": [{"name": "x", "dtype": "json", "shape": [0]}]}, b""),
+        (b"rollmq/1 generate", {"buffers": [{"name": "x", "dtype": "int32", "shape": [0]}]}, b""),
+        (
+            b"rollmq/1 generate",
+            {"buffers": [{"name": "x", "dtype": "int32", "shape": []}]},
+            b"1234",
+        ),
+    ],
+)
+def test_a_request_that_cannot_be_understood_is_answered_as_invalid(
+    site: Site, kind: bytes, changes: dict[str, Any], body: bytes
+) -> None:
+    buffer = {"name": "token_ids", "dtype": "json", "shape": [len(body)]}
+    header = {"request_id": "r", "session": "s", "max_tokens": 1, "buffers": [buffer], **changes}
+
+    async def scenario(model: RouterModel) -> None:
+        context = zmq.Context()
+        socket = open_socket(context, zmq.DEALER, Bounds(), "odd")
+        socket.connect(site.topology.endpoint("router"))
+        socket.send_multipart([kind, json.dumps(header).encode(), body])
+        assert socket.poll(int(DEADLINE_S * 1000))
+        answer, _ = Codec[Any](TO_RUN_WORKER).decode(socket.recv_multipart())
+        assert isinstance(answer, GenerateFailed)
+        assert (answer.request_id, answer.code, answer.retry) == ("r", "invalid", False)
+        socket.close()
+        context.term()
         check(await model.generate("s", PROMPT, SAMPLING))
 
     with_model(site, scenario)

@@ -6,11 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import NodeFailed
+from engine.records import Buffer
+from engine.wire import array_buffer
 from nodes import tokens
 from nodes.backends.prefix_cache import PrefixCache
 from nodes.backends.scripted import Script, Wish, guess, logprobs
-from nodes.backends.simulator import Options, read_options
+from nodes.backends.simulator import Options, read_options, read_prompt
 from nodes.backends.stepping import Batch, Sequence, StepTimes
+from nodes.inference.messages import Generate
 
 TIMES = StepTimes(base_s=1.0, prefill_token_s=0.01, decode_sequence_s=0.1)
 VOCABULARY = tokens.load()
@@ -164,3 +167,34 @@ def test_options_of_the_topology_are_checked() -> None:
     assert read_options({"accuracy": 1, "speed": 2.5}) == Options(accuracy=1.0, speed=2.5)
     with pytest.raises(NodeFailed, match="simulator options: sped: is not a field here"):
         read_options({"sped": 2})
+
+
+def test_a_prompt_is_read_as_it_was_sent() -> None:
+    buffer, frame = array_buffer("token_ids", PROMPT)
+    asked = Generate("r", "s", 1, (buffer,))
+    assert read_prompt(asked, [frame], VOCABULARY.size).tolist() == PROMPT.tolist()
+
+
+@pytest.mark.parametrize(
+    ("buffer", "frame", "why"),
+    [
+        (Buffer("token_ids", "json", (2,)), b"[]", "expected int32"),
+        (Buffer("token_ids", "json", (1,)), b"{", "expected int32"),
+        (Buffer("token_ids", "json", (0,)), b"", "expected int32"),
+        (Buffer("token_ids", "int64", (1,)), bytes(8), "expected int32"),
+        (Buffer("token_ids", "int32", ()), bytes(4), "expected int32"),
+        (Buffer("token_ids", "int32", (1, 1)), bytes(4), "expected int32"),
+        (Buffer("token_ids", "int32", (0,)), b"", "at least one token"),
+        (Buffer("token_ids", "int32", (1,)), b"\xff" * 4, "token IDs go from 0"),
+        (Buffer("token_ids", "int32", (1,)), b"\xff\xff\xff\x7f", "token IDs go from 0"),
+    ],
+)
+def test_a_prompt_that_is_none_is_refused(buffer: Buffer, frame: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        read_prompt(Generate("r", "s", 1, (buffer,)), [frame], VOCABULARY.size)
+
+
+def test_a_request_for_no_token_is_refused() -> None:
+    buffer, frame = array_buffer("token_ids", PROMPT)
+    with pytest.raises(ValueError, match="max_tokens over 0"):
+        read_prompt(Generate("r", "s", 0, (buffer,)), [frame], VOCABULARY.size)
