@@ -34,7 +34,7 @@ import zmq
 
 from bench.measure import interleave, json_line, percentile, table
 from engine.journal import Durability, Journal
-from engine.journal_store import Append, Batch, Store
+from engine.journal.store import Append, Batch, Store
 
 BODY_BYTES = 74_000  # tokens, mask and log-probabilities of a trajectory of 8,000 tokens
 HEADER = b'{"rollout_id": "%s"}' % (b"r" * 200)

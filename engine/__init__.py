@@ -22,8 +22,7 @@ from .errors import (
     TopologyError,
 )
 from .records import Failure, Receipt, Rollout, StageTiming, Task, Trajectory, Usage
-from .topology import Topology
-from .topology_file import load
+from .topology import Topology, load
 
 __all__ = [
     "AsyncClient",

@@ -34,7 +34,7 @@ from .logs import configure
 from .output import read_tasks
 from .run import RunOptions, run
 from .supervisor import Supervisor
-from .topology_file import load, resolved, resolved_yaml
+from .topology import load, resolved, resolved_yaml
 
 Command = Callable[[argparse.Namespace, Console], int]
 WATCH_S = 0.1

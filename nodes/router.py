@@ -25,8 +25,7 @@ from engine.errors import RemoteProtocolError, RollmqError
 from engine.logs import configure
 from engine.process import die_with_parent
 from engine.sockets import Bounds, boot_id, drain
-from engine.topology import Topology
-from engine.topology_file import load
+from engine.topology import Topology, load
 from engine.wire import Codec, encode
 
 from .inference import events, messages

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from engine.supervisor import Supervisor
-from engine.topology import Topology
-from engine.topology_file import load
+from engine.topology import Topology, load
 
 READY_S = 30.0
 DEADLINE_S = 20.0

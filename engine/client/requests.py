@@ -7,7 +7,7 @@ from uuid import uuid4
 from ..messages import Cancel, StatusRequest, Submit
 from ..records import Task
 from ..sockets import Bounds
-from ..topology_file import load
+from ..topology import load
 from ..wire import json_buffer
 
 

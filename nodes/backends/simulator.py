@@ -28,8 +28,7 @@ import zmq
 from engine.errors import NodeFailed, RollmqError
 from engine.logs import configure
 from engine.process import die_with_parent
-from engine.topology import Topology
-from engine.topology_file import load
+from engine.topology import Topology, load
 from engine.typed import AtLeast, Count, Mismatch, compile_decoder
 from engine.wire import array_buffer, read_buffer
 

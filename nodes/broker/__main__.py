@@ -20,8 +20,7 @@ from engine.logs import configure
 from engine.process import die_with_parent, spare_collector
 from engine.records import Buffer
 from engine.sockets import Bounds, bind, boot_id, open_socket
-from engine.topology import Topology
-from engine.topology_file import load
+from engine.topology import Topology, load
 from engine.typed import compile_decoder
 
 from .bodies import Bodies

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.journal import Journal, NullJournal
+from engine.journal.segments import Location
 from engine.records import Buffer
-from engine.segments import Location
 from engine.wire import size_bytes
 
 

@@ -10,7 +10,7 @@ import structlog
 from engine.errors import RollmqError
 from engine.logs import configure
 from engine.process import die_with_parent
-from engine.topology_file import load
+from engine.topology import load
 
 from .guardian import Guardian
 

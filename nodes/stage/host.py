@@ -25,8 +25,7 @@ from engine.logs import configure
 from engine.messages import WORK, Held, ResultAck, StageResult, Work
 from engine.process import die_with_parent, spare_collector
 from engine.sockets import Bounds, Pump, open_socket
-from engine.topology import Topology
-from engine.topology_file import load
+from engine.topology import Topology, load
 from engine.wire import Codec, encode
 
 from ..inference.client import LazyModel, connect

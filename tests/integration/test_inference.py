@@ -19,8 +19,7 @@ from engine.errors import BoundaryError
 from engine.messages import FROM_NODE, NodeHello
 from engine.process import child_environment
 from engine.sockets import Bounds, bind, drain, open_socket
-from engine.topology import Topology
-from engine.topology_file import load
+from engine.topology import Topology, load
 from engine.wire import Codec, encode
 from nodes import tokens
 from nodes.inference.client import RouterModel, connect

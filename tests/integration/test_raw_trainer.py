@@ -180,7 +180,7 @@ def test_a_message_that_breaks_the_protocol_gets_a_problem(
 def test_what_needs_a_hello_says_so(trainer: RawTrainer) -> None:
     trainer.ack(1)
     problem = trainer.receive("problem")
-    assert (problem["field"], problem["message"]) == ("kind", "say hello first")
+    assert (problem["code"], problem["message"]) == ("hello_first", "say hello first")
     trainer.send("ping", {"nonce": 1})
     assert trainer.receive("problem").header == problem.header
     assert trainer.status()["clients"] is not None

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.graph import ascii_graph, mermaid, svg
-from engine.topology import Topology
-from engine.topology_file import load
+from engine.topology import Topology, load
 
 Draw = Callable[[Topology], str]
 

@@ -12,7 +12,7 @@ import zmq
 
 from engine.errors import JournalError
 from engine.journal import Durability, Journal, Location, NullJournal, Stored
-from engine.journal_store import (
+from engine.journal.store import (
     Append,
     Forget,
     Put,
@@ -130,12 +130,14 @@ def test_closing_commits_what_is_queued(opened: Opened) -> None:
     assert len(list(opened().entries())) == 100
 
 
-def test_waiting_for_a_batch_to_fill_commits_it_as_one(opened: Opened) -> None:
-    journal = opened(commit_rows=10, commit_s=DEADLINE_S)
-    for order in range(10):
+def test_changes_right_after_a_commit_gather_into_one(opened: Opened) -> None:
+    journal = opened(commit_s=0.5)
+    journal.append(0, "k", b"")
+    opened.durable(journal, 1)
+    for order in range(1, 10):
         journal.append(order, "k", b"")
     opened.durable(journal, 10)
-    assert journal.statistics()["commits"] == 1
+    assert journal.statistics()["commits"] == 2
 
 
 def test_a_forgotten_order_goes_with_all_its_entries_and_no_other(opened: Opened) -> None:
@@ -302,7 +304,6 @@ def test_a_full_disk_delays_what_is_queued_and_loses_nothing(
         failing("pwritev", number)
         position, location = journal.append(1, "k", b"", [b"body"])
         opened.until(lambda: journal.full)
-        journal.give_way()
         assert journal.durable == 0
         monkeypatch.undo()
     opened.until(lambda: not journal.full)

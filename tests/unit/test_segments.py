@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import JournalError
-from engine.segments import Ballast, Cursor, Location, Segments
+from engine.journal.segments import Ballast, Cursor, Location, Segments
 
 SEGMENT = 4096
 

@@ -13,12 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import topology as records
-from engine import topology_fields as fields
-from engine import topology_schema
 from engine.errors import TopologyError
-from engine.topology import Host, Placement, Topology
-from engine.topology_file import load, resolved, resolved_yaml
-from engine.topology_shapes import Derived, Required
+from engine.topology import Host, Placement, Topology, fields, load, resolved, resolved_yaml
+from engine.topology import schema as topology_schema
+from engine.topology.shapes import Derived, Required
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = "version: 1\nrun_dir: /tmp/r\nstages:\n  - name: run\n"
@@ -319,7 +317,7 @@ def test_every_default_is_justified() -> None:
 
 
 def test_the_committed_schema_and_reference_are_current() -> None:
-    remedy = "run: python -m engine.topology_schema"
+    remedy = "run: python -m engine.topology.schema"
     schema = topology_schema.SCHEMA_FILE.read_text(encoding="utf-8")
     page = topology_schema.REFERENCE_FILE.read_text(encoding="utf-8")
     assert schema == topology_schema.schema_text(), remedy

@@ -27,7 +27,7 @@ from typing import Any
 
 import orjson
 
-from .errors import DiskFull, JournalError
+from ..errors import DiskFull, JournalError
 from .segments import NO_SPACE, Frames, Location, Place, storage_errors, sync_directory
 
 BATCH_BYTES = 16 * 1024 * 1024  # bodies in one commit: tens of milliseconds of a slow disk

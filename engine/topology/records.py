@@ -2,7 +2,7 @@
 
 Job: hold a topology whose every default is filled in, and derive what follows from it: endpoints,
 socket paths and the processes to start.
-Does not know: YAML, how a file is checked (`topology_file.load` does both), or ZeroMQ.
+Does not know: YAML, how a file is checked (`load` does both), or ZeroMQ.
 Invariants: a Topology that `load` returned is consistent: every host named exists, names are
 unique, every socket path fits into a Unix socket's address, and every bound is finite.
 """

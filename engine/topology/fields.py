@@ -6,7 +6,7 @@ Invariants: defaults are written as a user would write them and pass through the
 section's names are those of its record in `topology`.
 """
 
-from .topology_shapes import (
+from .shapes import (
     Bytes,
     Choice,
     Derived,

@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DiskFull, JournalError
+from ..errors import DiskFull, JournalError
 
 IOV_MAX = 1024  # Linux takes no more buffers in one pwritev
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})

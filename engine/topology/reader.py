@@ -14,8 +14,8 @@ from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
-from .topology_fields import TOPOLOGY
-from .topology_shapes import (
+from .fields import TOPOLOGY
+from .shapes import (
     BYTE_UNITS,
     BYTES_TEXT,
     Bytes,
@@ -37,7 +37,7 @@ from .topology_shapes import (
     Text,
     Workers,
 )
-from .topology_yaml import INVALID, Place, Source
+from .yaml_lines import INVALID, Place, Source
 
 Values = dict[str, Any]
 

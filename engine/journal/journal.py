@@ -14,45 +14,29 @@ After a crash a body whose release was still queued is back; so is an entry whos
 """
 
 import os
-import threading
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from time import monotonic, sleep
-from typing import Any, Literal
+from typing import Any
 
-from .errors import DiskFull, JournalError
-from .journal_store import (
+from ..errors import JournalError
+from .segments import Ballast, Cursor, Location, Segments
+from .store import (
     Append,
-    Batch,
-    Change,
     Forget,
     Put,
     Release,
     Store,
     Stored,
-    batch_length,
-    fold,
     lock_directory,
     refuse_network_file_system,
-    split,
 )
-from .segments import Ballast, Cursor, Frames, Location, Place, Segments
+from .writer import Disk, Durability, Pace, Writer
 
 __all__ = ["Durability", "Journal", "Location", "NullJournal", "Stored"]
 
-Durability = Literal["none", "process", "power"]
-
 MIB = 1024 * 1024
-FIRST_RETRY_S = 0.2
-RETRY_S = 1.0
-GIVE_WAY_EVERY_S = 0.0005  # a commit needs the interpreter about six times
-GIVE_WAY_S = 1e-6  # Linux makes it 60 us, about what the writer needs to wake
 
 
 class NullJournal:
@@ -94,9 +78,6 @@ class NullJournal:
         Raises: JournalError.
         """
         raise JournalError(f"durability none keeps no bodies, asked for {location}")
-
-    def give_way(self) -> None:
-        """Do nothing: there is no writer."""
 
     def entries(self) -> Iterator[Stored]:
         """Yield nothing."""
@@ -160,7 +141,6 @@ class Journal:
             undo.pop_all()
         self._queue = self._writer.queue
         self._unwritten = self._writer.unwritten
-        self._give_way_at = 0.0
         self._writer.start()
 
     @property
@@ -234,16 +214,6 @@ class Journal:
             return memoryview(b"".join(frames))
         return self._segments.read(location)
 
-    def give_way(self) -> None:
-        """Let the writer run if it has work: for every turn of a loop that may never rest.
-
-        A thread that gives up the interpreter's lock for microseconds at a time, as sockets do,
-        takes it back before the writer has woken; commits then take hundreds of milliseconds.
-        """
-        if self._writer.committing and monotonic() >= self._give_way_at:
-            sleep(GIVE_WAY_S)
-            self._give_way_at = monotonic() + GIVE_WAY_EVERY_S
-
     def entries(self) -> Iterator[Stored]:
         """Yield what is committed, by position.
 
@@ -284,193 +254,3 @@ class Journal:
             raise self._writer.failure
         self._last += 1
         return self._last
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How much one commit takes, and how far apart commits begin."""
-
-    rows: int
-    apart_s: float
-
-
-class Disk:
-    """The three things that a commit touches, as one."""
-
-    def __init__(
-        self, store: Store, segments: Segments, ballast: Ballast, durability: Durability
-    ) -> None:
-        self.store = store
-        self.segments = segments
-        self.ballast = ballast
-        self._power_safe = durability == "power"
-
-    def commit(self, changes: Sequence[Change]) -> Batch:
-        """Make changes durable: the bodies, then the rows.
-
-        Raises: DiskFull, JournalError; nothing is committed then, and it may be tried again.
-        """
-        batch = fold(changes, self.segments.owner)
-        self.segments.write(batch.bodies(), sync=self._power_safe)
-        self.store.commit(batch)
-        for order in batch.forgotten:
-            self.segments.drop_order(order)
-        for entry in batch.entries():
-            if entry.location is not None:
-                self.segments.keep(entry.order, entry.position, entry.location)
-        for place in batch.released:
-            self.segments.drop(place)
-        return batch
-
-
-class Writer(threading.Thread):
-    """The thread that makes what is queued durable, in order; None on the queue ends it."""
-
-    def __init__(self, disk: Disk, pace: Pace, last: int, wake: Callable[[], None]) -> None:
-        super().__init__(name="journal", daemon=True)
-        self.queue: SimpleQueue[Change | None] = SimpleQueue()
-        self.unwritten: dict[Place, Frames] = {}
-        self.durable = last
-        self.full = False
-        self.committing = False
-        self.failure: JournalError | None = None
-        self._began = 0.0
-        self._disk = disk
-        self._pace = pace
-        self._wake = wake
-        self._pending: deque[Change] = deque()
-        self._taken = last
-        self._closing = False
-        self._abandoned = False
-        self._retry_s = FIRST_RETRY_S
-        self._counts = dict.fromkeys(("rows", "bytes", "commits", "commit_s", "commit_max_s"), 0.0)
-        self._restore_ballast()
-
-    def abandon(self) -> None:
-        """End the thread at its next step, whatever is queued."""
-        self._abandoned = True
-        self.queue.put(None)
-
-    def statistics(self) -> dict[str, float]:
-        """Return counts since the start and what is held now."""
-        segments = self._disk.segments
-        return {
-            **self._counts,
-            "segments": float(len(segments)),
-            "live_bytes": float(segments.live_bytes),
-            "full": float(self.full),
-        }
-
-    def run(self) -> None:
-        """Commit until told to end; an error ends it, too, and is left in `failure`."""
-        try:
-            while not self._abandoned and (self._pending or not self._closing):
-                self._step()
-        except JournalError as error:
-            self.failure = error
-        except Exception as error:  # noqa: BLE001 - a silent end would leave the broker waiting
-            self.failure = JournalError(f"the journal's writer failed: {error!r}")
-            self.failure.__cause__ = error
-        self._wake()
-
-    def _step(self) -> None:
-        self._take()
-        try:
-            if self.full:
-                self._relieve()
-            self._commit_next()
-        except DiskFull:
-            self.full = True
-        else:
-            self.full = False
-            self._retry_s = FIRST_RETRY_S
-        self.committing = False
-        self._wake()
-
-    def _restore_ballast(self) -> None:
-        try:
-            self._disk.ballast.restore()
-        except DiskFull:
-            self.full = True
-
-    def _take(self) -> None:
-        """Wait until there is something to do, then take all that is queued."""
-        if self.full:
-            self._take_until(monotonic() + self._retry_s, _frees_space)
-            self._retry_s = RETRY_S
-        elif not self._pending:
-            self._accept(self.queue.get())
-            self._let_gather()
-        self.committing = True
-        for _ in range(self.queue.qsize()):
-            self._accept(self.queue.get())
-
-    def _let_gather(self) -> None:
-        """Begin commits no closer together than the pace; after a pause, at once."""
-        left_s = self._began + self._pace.apart_s - monotonic()
-        if left_s > 0 and not self._closing:
-            sleep(left_s)
-
-    def _take_until(self, deadline: float, is_reason: Callable[[Change | None], bool]) -> None:
-        while (left_s := deadline - monotonic()) > 0:
-            try:
-                change = self.queue.get(timeout=left_s)
-            except Empty:
-                return
-            self._accept(change)
-            if is_reason(change):
-                return
-
-    def _accept(self, change: Change | None) -> None:
-        if change is None:
-            self._closing = True
-        else:
-            self._pending.append(change)
-            self._taken = change.position
-
-    def _commit_next(self) -> None:
-        """Commit the oldest changes that make one batch."""
-        count = batch_length(self._pending, self._pace.rows)
-        if count:
-            taken = list(islice(self._pending, count))
-            self._commit(taken)
-            for _ in taken:
-                self._pending.popleft()
-            self._advance(taken)
-
-    def _commit(self, changes: Sequence[Change]) -> None:
-        self._began = monotonic()
-        batch = self._disk.commit(changes)
-        took_s = monotonic() - self._began
-        counts = self._counts
-        counts["commits"] += 1
-        counts["rows"] += sum(map(len, batch.appends.values()))
-        counts["bytes"] += sum(location.length for location, _ in batch.bodies())
-        counts["commit_s"] = took_s
-        counts["commit_max_s"] = max(took_s, counts["commit_max_s"])
-
-    def _advance(self, done: Iterable[Change]) -> None:
-        self.durable = self._pending[0].position - 1 if self._pending else self._taken
-        for change in done:
-            if isinstance(change, Append) and change.location is not None:
-                self.unwritten.pop(change.location.place, None)
-        self._disk.segments.retire(recycle=not self.full)
-
-    def _relieve(self) -> None:
-        """Let deletions go ahead on the ballast's space; what they free may end the shortage.
-
-        Raises: DiskFull while the ballast does not fit again.
-        """
-        relief, rest = split(self._pending, self._disk.segments.owner)
-        if relief:
-            self._disk.ballast.free()
-            self._commit(relief)
-            left = {change.position for change in rest}
-            done = [change for change in self._pending if change.position not in left]
-            self._pending = deque(rest)
-            self._advance(done)
-        self._disk.ballast.restore()
-
-
-def _frees_space(change: Change | None) -> bool:
-    return change is None or isinstance(change, Forget | Release)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from xml.sax.saxutils import escape
 
-from .graph_parts import Box, Link, parts_of
-from .topology import Topology
+from ..topology import Topology
+from .parts import Box, Link, parts_of
 
 _MARGIN = 32
 _GAP = 48

@@ -1,6 +1,6 @@
 """The JSON schema and the reference tables of topology.yaml, both derived from its table of keys.
 
-Job: `python -m engine.topology_schema` rewrites engine/topology.schema.json and the tables in
+Job: `python -m engine.topology.schema` rewrites engine/topology.schema.json and the tables in
 docs/topology.md; a test proves that both are current.
 Does not know: rules that join several keys; a schema cannot say them, and `load` checks them.
 Invariants: what `load` takes, the schema takes.
@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .topology_fields import SECTIONS, TOPOLOGY
-from .topology_reader import expected
-from .topology_shapes import (
+from .fields import SECTIONS, TOPOLOGY
+from .reader import expected
+from .shapes import (
     BYTES_TEXT,
     Bytes,
     Choice,
@@ -33,8 +33,8 @@ from .topology_shapes import (
     Workers,
 )
 
-SCHEMA_FILE = Path(__file__).with_name("topology.schema.json")
-REFERENCE_FILE = Path(__file__).parent.parent / "docs" / "topology.md"
+SCHEMA_FILE = Path(__file__).parent.with_name("topology.schema.json")
+REFERENCE_FILE = Path(__file__).parent.parent.parent / "docs" / "topology.md"
 
 
 def json_schema() -> dict[str, Any]:

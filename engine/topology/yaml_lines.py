@@ -13,7 +13,7 @@ from typing import Final
 
 import yaml
 
-from .errors import Problem
+from ..errors import Problem
 
 Place = tuple[str | int, ...]
 

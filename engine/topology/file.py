@@ -14,8 +14,10 @@ from typing import Any
 
 import yaml
 
-from .errors import Problem, TopologyError
-from .topology import (
+from ..errors import Problem, TopologyError
+from .fields import TOPOLOGY
+from .reader import Values, read_topology, show_bytes
+from .records import (
     BackendSpec,
     BrokerSpec,
     Host,
@@ -26,11 +28,9 @@ from .topology import (
     Timeouts,
     Topology,
 )
-from .topology_fields import TOPOLOGY
-from .topology_reader import Values, read_topology, show_bytes
-from .topology_rules import apply_rules, home_host, placements
-from .topology_shapes import Bytes, Field, Many, Named, One, Options, Section, Workers
-from .topology_yaml import Source, parse
+from .rules import apply_rules, home_host, placements
+from .shapes import Bytes, Field, Many, Named, One, Options, Section, Workers
+from .yaml_lines import Source, parse
 
 FORMAT_VERSION = 1
 

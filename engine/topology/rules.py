@@ -11,9 +11,9 @@ from os import fsencode
 from pathlib import Path
 from typing import Any
 
-from .topology import BROKER_EDGES, IPC_PATH_LIMIT_BYTES, ROUTER_EDGES, longest_socket
-from .topology_reader import Values, did_you_mean, show_bytes
-from .topology_yaml import Place, Source
+from .reader import Values, did_you_mean, show_bytes
+from .records import BROKER_EDGES, IPC_PATH_LIMIT_BYTES, ROUTER_EDGES, longest_socket
+from .yaml_lines import Place, Source
 
 TCP_RULE = "plain TCP is allowed only on loopback with `insecure: true`"
 

@@ -8,8 +8,8 @@ Invariants: every process of the topology is counted in exactly one box.
 from dataclasses import dataclass
 from pathlib import Path
 
-from .topology import BackendSpec, RouterSpec, Stage, Topology
-from .topology_reader import show_bytes
+from ..topology import BackendSpec, RouterSpec, Stage, Topology
+from ..topology.reader import show_bytes
 
 GENERATING_STAGE = "run"
 

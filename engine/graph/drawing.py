@@ -7,9 +7,9 @@ Invariants: the same topology gives the same picture.
 
 from collections.abc import Iterable, Sequence
 
-from .graph_parts import Box, Link, Parts, parts_of
-from .graph_svg import svg
-from .topology import Topology
+from ..topology import Topology
+from .parts import Box, Link, Parts, parts_of
+from .svg import svg
 
 __all__ = ["ascii_graph", "mermaid", "svg"]
 
