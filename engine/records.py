@@ -124,7 +124,7 @@ class Trajectory:
         lengths = {len(self.token_ids), len(self.loss_mask), len(self.logprobs)}
         if len(lengths) != 1:
             raise ValueError(f"token_ids, loss_mask and logprobs differ in length: {lengths}")
-        if not np.isfinite(self.logprobs).all():
+        if not math.isfinite(self.logprobs.sum(dtype=np.float64)):
             raise ValueError("a log-probability is not finite")
 
     def __len__(self) -> int:

@@ -114,16 +114,16 @@ def _fast(record: type[Any]) -> Callable[[Any], Any]:
     arguments = []
     for number, field in enumerate(dataclasses.fields(record)):
         name, default = f"v{number}", _default(field)
-        scope[f"default{number}"], scope[f"decode{number}"] = default, _decoder(hints[field.name])
+        scope[f"default{number}"] = default
         arguments.append(name)
         if default is MISSING:
             lines.append(f" {name} = value[{field.name!r}]; found += 1")
-            lines += [f" {line}" for line in _checks(hints[field.name], name, number, scope)]
+            lines += _indented(_checks(hints[field.name], name, number, scope))
         else:
             lines.append(f" {name} = value.get({field.name!r}, missing)")
             lines.append(f" if {name} is missing: {name} = default{number}")
             lines += [" else:", "  found += 1"]
-            lines += [f"  {line}" for line in _checks(hints[field.name], name, number, scope)]
+            lines += _indented(_indented(_checks(hints[field.name], name, number, scope)))
     lines.append(" if len(value) != found: raise refused")
     lines.append(f" return record({', '.join(arguments)})")
     scope["record"] = record
@@ -133,17 +133,35 @@ def _fast(record: type[Any]) -> Callable[[Any], Any]:
 
 
 def _checks(annotation: Any, name: str, number: int, scope: dict[str, Any]) -> list[str]:
+    """Return the lines that check the variable `name` and replace it by its decoded value."""
     base, marks = _unwrap(annotation)
-    while get_origin(base) is Annotated:
-        base, more = _unwrap(base)
-        marks = (*more, *marks)
     bounds = [mark for mark in marks if isinstance(mark, Length | AtLeast)]
-    if base in {int, str, bool} and len(bounds) <= 1:
-        return [f"if {_is_wrong(base, name, bounds)}: raise refused"]
-    if get_origin(base) is Literal:
-        scope[f"allowed{number}"] = frozenset(get_args(base))
+    origin, arguments = get_origin(base), get_args(base)
+    if base in {int, str, bool, float}:
+        whole = [f"if {name}.__class__ is int: {name} = float({name})"] if base is float else []
+        return [*whole, f"if {_is_wrong(base, name, bounds)}: raise refused"]
+    if origin is Literal:
+        scope[f"allowed{number}"] = frozenset(arguments)
         return [f"if {name} not in allowed{number}: raise refused"]
+    if origin in {Union, types.UnionType} and not bounds:
+        inner = next(choice for choice in arguments if choice is not type(None))
+        return [f"if {name} is not None:", *_indented(_checks(inner, name, number, scope))]
+    if origin is tuple and arguments[-1] is Ellipsis:
+        scope[f"item{number}"] = _item(arguments[0])
+        wrong = _is_wrong(list, name, bounds)
+        return [f"if {wrong}: raise refused", f"{name} = tuple(map(item{number}, {name}))"]
+    scope[f"decode{number}"] = _item(base) if not bounds else _decoder(annotation)
     return [f"{name} = decode{number}({name})"]
+
+
+def _item(annotation: Any) -> Decoder:
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return _fast(annotation)
+    return _decoder(annotation)
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f" {line}" for line in lines]
 
 
 def _is_wrong(base: type, name: str, bounds: list[Length | AtLeast]) -> str:
@@ -154,7 +172,12 @@ def _is_wrong(base: type, name: str, bounds: list[Length | AtLeast]) -> str:
             least = bound.least
         else:
             wrong += f" or not {bound.least} <= len({name}) <= {bound.most}"
-    return f"{wrong} or not {least} <= {name} < {INT64}" if base is int else wrong
+    if base is int:
+        return f"{wrong} or not {least} <= {name} < {INT64}"
+    if base is float:
+        below = f" or {name} < {least}" if bounds else ""
+        return f"{wrong} or {name} - {name} != 0.0{below}"
+    return wrong
 
 
 def describe(annotation: Any) -> str:

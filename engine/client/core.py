@@ -196,7 +196,7 @@ class Core:
         """
         self._silent_s = 0.0
         match message:
-            case Result():
+            case Result() if self.welcome is not None:  # what a hello finds owed comes again
                 self._active_at = now
                 self._result(message, body)
             case Accepted(submit_id):

@@ -103,8 +103,8 @@ class Journal:
     """A journal in a directory of its own; every method is for the broker's thread.
 
     `wake` is called on the writer's thread after each commit, when `full` changes and when
-    `failure` is set. Commits begin at least `commit_s` apart, so that a busy broker's gather into
-    batches; after a pause the next one begins at once.
+    `failure` is set. Commits begin up to `commit_s` apart, the further the more there is to
+    do, so that a busy broker's gather into batches.
 
     Raises: JournalError if the directory is in use, on a network file system, written by another
     version, or damaged.
@@ -118,7 +118,7 @@ class Journal:
         durability: Durability,
         *,
         commit_rows: int = 256,
-        commit_s: float = 0.003,
+        commit_s: float = 0.005,
         segment_bytes: int = 64 * MIB,
         ballast_bytes: int = 16 * MIB,
         wake: Callable[[], None],

@@ -1,8 +1,8 @@
 """The journal's writer: one thread that takes what is queued and makes it durable in one go.
 
-Commits begin at least `Pace.apart_s` apart while there is much to do; after a pause the next one
-begins at once. What does not fit on a full disk is kept and tried again. It knows changes, not what
-they mean.
+While there is much to do commits begin up to `Pace.apart_s` apart, so that changes gather; where
+there is little, or after a pause, the next one begins at once. What does not fit on a full disk is
+kept and tried again. It knows changes, not what they mean.
 """
 
 import threading
@@ -18,6 +18,7 @@ from .segments import Ballast, Frames, Place, Segments
 from .store import Append, Batch, Change, Forget, Release, Store, batch_length, fold, split
 
 Durability = Literal["none", "process", "power"]
+GAP_S_A_CHANGE = 0.0001
 FIRST_RETRY_S = 0.2
 RETRY_S = 1.0
 
@@ -96,6 +97,7 @@ class Writer(threading.Thread):
         self.full = False
         self.failure: JournalError | None = None
         self._began = 0.0
+        self._gap_s = 0.0
         self._disk = disk
         self._pace = pace
         self._wake = wake
@@ -165,8 +167,8 @@ class Writer(threading.Thread):
             self._accept(change)
 
     def _let_gather(self) -> None:
-        """Begin commits no closer together than the pace; after a pause, at once."""
-        left_s = self._began + self._pace.apart_s - monotonic()
+        """Begin commits apart, the further the more the last one carried."""
+        left_s = self._began + self._gap_s - monotonic()
         if left_s > 0 and not self._closing:
             sleep(left_s)
 
@@ -199,6 +201,7 @@ class Writer(threading.Thread):
         self._began = monotonic()
         batch = self._disk.commit(changes)
         took_s = monotonic() - self._began
+        self._gap_s = min(self._pace.apart_s, len(changes) * GAP_S_A_CHANGE)
         counts = self._counts
         counts["commits"] += 1
         counts["rows"] += sum(map(len, batch.appends.values()))

@@ -78,6 +78,8 @@ def heartbeat(books: Books, message: Heartbeat, now: float) -> None:
     if worker is None:
         books.out.append(Reply(message.worker_id, HelloAgain(books.broker_id)))
         return
+    if worker.lag_s and not message.lag_s:
+        books.dirty.add(worker.stage)
     worker.lag_s = message.lag_s
     _heard(books, worker, now)
     drop = _renew(books, worker, message.held, now)

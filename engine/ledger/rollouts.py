@@ -122,7 +122,9 @@ class LedgerWorker:
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether the credit that is left holds one more rollout of this size."""
-        if self.silent or self.alone or self.reserved or len(self.leases) >= self.slots:
+        if self.silent or self.lag_s or self.alone or self.reserved:
+            return False
+        if len(self.leases) >= self.slots:
             return False
         return not self.leases or self.used_bytes + size_bytes <= self.bytes
 

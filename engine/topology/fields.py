@@ -100,7 +100,7 @@ LIMITS = Section(
         ),
         Field(
             "message_bytes",
-            Bytes(2**10, 2**31 - 1),
+            Bytes(2**18, 2**31 - 1),
             "The largest message that any socket accepts.",
             "64MiB",
             "A trajectory of a million tokens takes 9 MB; this leaves room for artifacts.",

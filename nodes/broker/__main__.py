@@ -17,7 +17,7 @@ from engine.errors import RollmqError
 from engine.journal import Journal, NullJournal
 from engine.ledger import ENTRIES, Ledger, Recovery, Rules, StageRule
 from engine.logs import configure
-from engine.process import die_with_parent, spare_collector
+from engine.process import die_with_parent, spare_collector, work_in_batches
 from engine.records import Buffer
 from engine.sockets import Bounds, bind, boot_id, open_socket
 from engine.topology import Topology, load
@@ -35,6 +35,7 @@ MIN_FILES = 1024  # below this a listener at its limit spins a core
 def main(arguments: list[str] | None = None) -> int:
     """Run the broker until SIGTERM or SIGINT; return the exit status."""
     die_with_parent()
+    work_in_batches()
     parser = argparse.ArgumentParser(prog="python -m nodes.broker", description=__doc__)
     parser.add_argument("--topology", required=True, type=Path)
     options = parser.parse_args(arguments)

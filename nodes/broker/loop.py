@@ -47,7 +47,8 @@ from .shell import Shell
 
 log = structlog.get_logger()
 DRAIN = 128  # messages of one socket before the others have their turn
-GATHER_S = 0.001  # a busy broker's messages gather for a turn: a turn costs as much as a few
+GATHER_S = 0.003  # at most; a turn costs as much as a few messages
+GAP_S_A_MESSAGE = 0.0001
 LATE_TICKS = 4  # a heartbeat
 BUSY_POLL_MS = 2  # how soon a full pipe is tried again
 
@@ -97,6 +98,7 @@ class Loop:
         self._nodes: dict[str, tuple[NodeHello, float]] = {}
         self._running = True
         self._turned_at = 0.0
+        self._handled = 0
         self._ticked = (time.monotonic(), 0)  # when, and what was durable then
         self.counts: Counter[str] = Counter()
 
@@ -126,11 +128,13 @@ class Loop:
             waiting = self._flush()
 
     def _let_gather(self) -> None:
-        """Begin turns no closer together than GATHER_S; after a pause, at once."""
-        left_s = self._turned_at + GATHER_S - time.monotonic()
+        """Begin turns apart, the further the more the last one handled; after a pause, at once."""
+        gap_s = min(GATHER_S, self._handled * GAP_S_A_MESSAGE)
+        left_s = self._turned_at + gap_s - time.monotonic()
         if left_s > 0:
             time.sleep(left_s)
         self._turned_at = time.monotonic()
+        self._handled = 0
 
     def finish(self, deadline_s: float) -> None:
         """Write what is queued and send what then may leave."""
@@ -162,6 +166,7 @@ class Loop:
         frames: list[Any],
         now: float,
     ) -> None:
+        self._handled += 1
         try:
             handle(frames, now)
         except RemoteProtocolError as wrong:

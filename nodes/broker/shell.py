@@ -85,6 +85,7 @@ class Shell:
             elif isinstance(instruction, DropWorker):  # at once: it may say hello again
                 self._pipes.close(instruction.worker_id)
             elif isinstance(instruction, Tell) and isinstance(instruction.message, Welcome):
+                self._forget_deliveries(instruction.client_id)
                 self._tell(instruction.client_id, instruction.message)
             else:
                 self._gated.append((self._position, instruction))
@@ -98,6 +99,14 @@ class Shell:
         for worker_id, held in self._settled.items():
             self._pipes.send(worker_id, encode(ResultAck(tuple(held))))
         self._settled.clear()
+
+    def _forget_deliveries(self, client_id: str) -> None:
+        """Drop what waits for the disk to be delivered: after a hello all of it comes, in order."""
+        self._gated = deque(
+            (position, instruction)
+            for position, instruction in self._gated
+            if not (isinstance(instruction, Deliver) and instruction.client_id == client_id)
+        )
 
     @property
     def waiting(self) -> int:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import zmq
 from engine.errors import RemoteProtocolError
 from engine.logs import configure
 from engine.messages import WORK, Held, ResultAck, StageResult, Work
-from engine.process import die_with_parent, spare_collector
+from engine.process import die_with_parent, spare_collector, work_in_batches
 from engine.sockets import Bounds, Pump, open_socket
 from engine.topology import Topology, load
 from engine.wire import Codec, encode
@@ -35,6 +36,15 @@ from .pipe import TO_HOST, AreYouThere, Connect, Drop, Here, PipeEnd
 from .table import SPARE, SlotTable
 
 log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Unsettled:
+    """A result that the broker has not settled yet."""
+
+    slot: int
+    frames: list[Any]
+    sent_at: float
 
 
 class Host:
@@ -55,7 +65,7 @@ class Host:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._codec: Codec[Any] = Codec(WORK)
         self._running: dict[Held, asyncio.Task[None]] = {}
-        self._unsettled: dict[Held, tuple[int, list[Any]]] = {}
+        self._unsettled: dict[Held, Unsettled] = {}
         self._broker_id = ""
         self._endpoint = ""
         self._work: Pump | None = None
@@ -93,6 +103,7 @@ class Host:
             match record:
                 case AreYouThere(nonce):
                     self._pipe.send(Here(nonce))
+                    self._send_again(time.monotonic() - self._topology.timeouts.lease_s)
                 case Connect(broker_id, work):
                     self._connect(broker_id, work)
                 case Drop(held):
@@ -109,8 +120,14 @@ class Host:
             pull = open_socket(self._context, zmq.PULL, self._bounds)
             pull.connect(work)
             self._work = Pump(pull, self._receive, self._bounds, copy=False)
-        for _, frames in self._unsettled.values():
-            self._results.send(frames)
+        self._send_again(time.monotonic())
+
+    def _send_again(self, before: float) -> None:
+        """Send what was last sent before that time and is not settled: a cut link may lose it."""
+        for unsettled in self._unsettled.values():
+            if unsettled.sent_at <= before:
+                unsettled.sent_at = time.monotonic()
+                self._results.send(unsettled.frames)
 
     def _receive(self, messages: Iterable[list[Any]]) -> None:
         for frames in messages:
@@ -147,7 +164,7 @@ class Host:
         del self._running[key]
         self._table.finish(slot)
         frames = attempt.frames(ended, self._bounds.message_bytes)
-        self._unsettled[key] = (slot, frames)
+        self._unsettled[key] = Unsettled(slot, frames, time.monotonic())
         self._results.send(frames)
 
     def _drop(self, held: Iterable[Held]) -> None:
@@ -162,13 +179,14 @@ class Host:
         for key in held:
             found = self._unsettled.pop(key, None)
             if found is not None:
-                self._table.clear(found[0])
-                self._free.append(found[0])
+                self._table.clear(found.slot)
+                self._free.append(found.slot)
 
 
 def main() -> int:
     """Run handlers until the guardian is gone; return the exit status."""
     die_with_parent()
+    work_in_batches()
     parser = argparse.ArgumentParser(prog="python -m nodes.stage.host", description=__doc__)
     parser.add_argument("--topology", required=True, type=Path)
     parser.add_argument("--name", required=True)

@@ -131,13 +131,15 @@ def test_closing_commits_what_is_queued(opened: Opened) -> None:
 
 
 def test_changes_right_after_a_commit_gather_into_one(opened: Opened) -> None:
-    journal = opened(commit_s=0.5)
-    journal.append(0, "k", b"")
-    opened.durable(journal, 1)
-    for order in range(1, 10):
-        journal.append(order, "k", b"")
-    opened.durable(journal, 10)
-    assert journal.statistics()["commits"] == 2
+    journal = opened(commit_s=0.5, commit_rows=10_000)
+    for order in range(8_000):
+        last, _ = journal.append(order, "k", b"")
+    opened.durable(journal, last)
+    before = journal.statistics()["commits"]
+    for order in range(8_000, 8_010):
+        last, _ = journal.append(order, "k", b"")
+    opened.durable(journal, last)
+    assert journal.statistics()["commits"] == before + 1
 
 
 def test_a_forgotten_order_goes_with_all_its_entries_and_no_other(opened: Opened) -> None:

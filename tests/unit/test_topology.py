@@ -110,7 +110,7 @@ def test_ready_is_the_slots_on_the_host_with_the_most_workers(read: Read) -> Non
 )
 def test_quantities_of_bytes_have_units(read: Read, text: str, count: int) -> None:
     stages = f"stages: [{{name: a, memory_bytes: {text}}}]"
-    topology = read(f"version: 1\nrun_dir: /tmp/r\nlimits: {{message_bytes: 1KiB}}\n{stages}")
+    topology = read(f"version: 1\nrun_dir: /tmp/r\nlimits: {{message_bytes: 256KiB}}\n{stages}")
     assert topology.stages[0].memory_bytes == count
 
 
