@@ -140,7 +140,7 @@ class Attempt:
                 output = await self._call(find(self._work.task_kind), context)
             return self._done(output)
         except asyncio.CancelledError:
-            return self._result("cancelled"), []
+            return self.cancelled()
         except TimeoutError as wrong:
             late = f"no result within {self._work.timeout_s:g} s"
             return self._failed("handler", "Timeout", late if limit.expired() else _describe(wrong))
@@ -151,6 +151,10 @@ class Attempt:
             return self._failed("handler", type(wrong).__name__, _describe(wrong))
         finally:
             await self._sessions.release_all()
+
+    def cancelled(self) -> Ended:
+        """Return the result of an attempt that was stopped."""
+        return self._result("cancelled"), []
 
     def frames(self, ended: Ended, message_bytes: int) -> list[Any]:
         """Return the frames of a result that the broker will take: of a failure, if need be."""

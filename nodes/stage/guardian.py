@@ -230,11 +230,10 @@ class Guardian:
         return tuple(entry.held for entry in self._table.entries())
 
     def _drop(self, stay: Stay, held: Iterable[Held]) -> None:
-        here = set(held).intersection(self._held())
         until = time.monotonic() + self._times.cancel_grace_s
-        fresh = here.difference(stay.stopping)  # a second cancel would cut its cleaning up short
-        stay.stopping.update(dict.fromkeys(fresh, until))
-        for part in batches(sorted(fresh)):
+        fresh = set(held).difference(stay.stopping)  # a second cancel would cut cleaning up short
+        stay.stopping.update(dict.fromkeys(fresh.intersection(self._held()), until))
+        for part in batches(sorted(fresh)):  # what is not held may be on its way
             stay.pipe.send(Drop(part))
 
     def _from_host(self, stay: Stay) -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import zmq
 from engine.errors import RemoteProtocolError
 from engine.logs import configure
 from engine.messages import WORK, Held, ResultAck, StageResult, Work
+from engine.messages.worker import AttemptStatus
 from engine.process import die_with_parent, spare_collector, work_in_batches
 from engine.sockets import Bounds, Pump, open_socket
 from engine.topology import Topology, load
@@ -36,6 +38,7 @@ from .pipe import TO_HOST, AreYouThere, Connect, Drop, Here, PipeEnd
 from .table import SPARE, SlotTable
 
 log = structlog.get_logger()
+UNWANTED = 65_536  # attempts stopped before their work arrived; the oldest are forgotten
 
 
 @dataclass(slots=True)
@@ -70,6 +73,7 @@ class Host:
         self._endpoint = ""
         self._work: Pump | None = None
         self._model: LazyModel | None = None
+        self._unwanted: OrderedDict[Held, None] = OrderedDict()  # stopped before they came
         self._over = asyncio.Event()
 
     async def run(self) -> None:
@@ -145,22 +149,34 @@ class Host:
         key = (work.rollout_id, work.attempt)
         if key in self._running:
             return
+        if key in self._unwanted:
+            self._refuse(work, "cancelled")
+            return
         if not self._free:
-            self._refuse(work)
+            self._refuse(work, "released")
             return
         slot = self._free.pop()
         self._table.begin(slot, key, time.monotonic() + work.timeout_s)
         attempt = Attempt(work, self._worker_id, self._node, self._table, slot, self._model)
-        self._running[key] = asyncio.create_task(self._serve(key, attempt, body, slot))
+        task = asyncio.create_task(self._serve(key, attempt, body, slot))
+        task.add_done_callback(lambda _: self._end_unbegun(key, attempt, slot))
+        self._running[key] = task
 
-    def _refuse(self, work: Work) -> None:
-        released = StageResult(
-            self._worker_id, work.rollout_id, work.stage, work.attempt, "released", 0.0
+    def _refuse(self, work: Work, status: AttemptStatus) -> None:
+        refused = StageResult(
+            self._worker_id, work.rollout_id, work.stage, work.attempt, status, 0.0
         )
-        self._results.send(encode(released))
+        self._results.send(encode(refused))
 
     async def _serve(self, key: Held, attempt: Attempt, body: list[Any], slot: int) -> None:
-        ended: Ended = await attempt.run(body, self._handlers.find)
+        self._end(key, attempt, slot, await attempt.run(body, self._handlers.find))
+
+    def _end_unbegun(self, key: Held, attempt: Attempt, slot: int) -> None:
+        """End an attempt whose task was cancelled before its first step: it ran nothing of it."""
+        if key in self._running:
+            self._end(key, attempt, slot, attempt.cancelled())
+
+    def _end(self, key: Held, attempt: Attempt, slot: int, ended: Ended) -> None:
         del self._running[key]
         self._table.finish(slot)
         frames = attempt.frames(ended, self._bounds.message_bytes)
@@ -172,8 +188,12 @@ class Host:
             task = self._running.get(key)
             if task is not None:
                 task.cancel()
-            else:
+            elif key in self._unsettled:
                 self._forget([key])
+            else:
+                self._unwanted[key] = None
+        while len(self._unwanted) > UNWANTED:
+            self._unwanted.popitem(last=False)
 
     def _forget(self, held: Iterable[Held]) -> None:
         for key in held:
