@@ -226,9 +226,12 @@ def _cancel(options: argparse.Namespace, console: Console) -> int:
     if not (options.rollouts or options.group or options.everything):
         print("rollmq: name rollouts, --group or --everything", file=sys.stderr)  # noqa: T201
         return 2
-    with Client(options.topology, options.client, window=1) as client:
+    with Client(options.topology, window=1) as client:
         answer = client.cancel(
-            options.rollouts, group_ids=options.group, everything=options.everything
+            options.rollouts,
+            group_ids=options.group,
+            everything=options.everything,
+            client_id=options.client,
         )
     if options.json:
         _print_json(answer)

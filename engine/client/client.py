@@ -203,13 +203,16 @@ class Client:
         *,
         group_ids: Sequence[str] = (),
         everything: bool = False,
+        client_id: str = "",
         timeout_s: float = 60.0,
     ) -> Cancelled:
         """Cancel, and return the receipts once everything named is over.
 
+        client_id: whose rollouts, if not this client's own.
+
         Raises: ValueError if nothing is named; BrokerUnreachable.
         """
-        message = cancel_message(rollout_ids, group_ids, everything=everything)
+        message = cancel_message(rollout_ids, group_ids, everything=everything, client_id=client_id)
         question = self._core.ask(f"cancel {message.cancel_id}", message)
         answer = self._answer(question, timeout_s, "the receipts of a cancel")
         assert isinstance(answer, Cancelled)

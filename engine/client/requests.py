@@ -43,7 +43,7 @@ def submit_message(
 
 
 def cancel_message(
-    rollout_ids: Sequence[str], group_ids: Sequence[str], *, everything: bool
+    rollout_ids: Sequence[str], group_ids: Sequence[str], *, everything: bool, client_id: str = ""
 ) -> Cancel:
     """Return a cancel.
 
@@ -51,7 +51,7 @@ def cancel_message(
     """
     if not (rollout_ids or group_ids or everything):
         raise ValueError("name rollouts or groups, or say everything=True")
-    return Cancel(uuid4().hex, tuple(rollout_ids), tuple(group_ids), everything)
+    return Cancel(uuid4().hex, tuple(rollout_ids), tuple(group_ids), everything, client_id)
 
 
 def status_message() -> StatusRequest:

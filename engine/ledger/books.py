@@ -223,9 +223,8 @@ class Books:
 
     def report_cancelled(self, rollout: LedgerRollout, receipt: Receipt | None) -> None:
         """Tell every cancel that waited for this rollout that it is over."""
-        client_id = rollout.submission.client_id
-        for cancel_id in rollout.cancels:
-            cancel = self.cancels.get((client_id, cancel_id))
+        for key in rollout.cancels:
+            cancel = self.cancels.get(key)
             if cancel is None:
                 continue
             cancel.waiting.discard(rollout.rollout_id)

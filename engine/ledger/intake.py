@@ -89,7 +89,7 @@ def ack(books: Books, client_id: str, message: Ack, now: float) -> None:
 
 def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
     """Cancel rollouts; the answer is sent once all of them are over."""
-    client = books.clients.get(client_id)
+    client = books.clients.get(message.client_id or client_id)
     pending = PendingCancel(message.cancel_id, client_id)
     books.cancels[client_id, message.cancel_id] = pending
     targets = _targets(books, client, message, pending)
@@ -98,7 +98,7 @@ def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
     pending.waiting.update(target.rollout_id for target in live)
     stopped = [target for target in live if target.state == "leased"]
     for target in live:
-        _cancel_one(books, target, message.cancel_id, now)
+        _cancel_one(books, target, (client_id, message.cancel_id), now)
     books.stop_attempts(stopped)
     if not live:
         books.answer_cancel(pending)
@@ -236,11 +236,11 @@ def _targets(
     return list(found.values())
 
 
-def _cancel_one(books: Books, target: LedgerRollout, cancel_id: str, now: float) -> None:
-    if cancel_id not in target.cancels:
-        target.cancels = (*target.cancels, cancel_id)
+def _cancel_one(books: Books, target: LedgerRollout, cancel: tuple[str, str], now: float) -> None:
+    if cancel not in target.cancels:
+        target.cancels = (*target.cancels, cancel)
     if target.state == "leased":
-        target.step("stop", now, f"cancel {cancel_id}")
+        target.step("stop", now, f"cancel {cancel[1]}")
         target.deadline = now + books.rules.lease_s
     elif target.state != "stopping":
         books.end_cancelled(target, Usage(), now)

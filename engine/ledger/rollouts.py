@@ -64,7 +64,7 @@ class LedgerRollout:
     usage: Usage = NOTHING_SPENT
     failures: tuple[Failure, ...] = ()
     timings: tuple[StageTiming, ...] = ()
-    cancels: tuple[str, ...] = ()
+    cancels: tuple[tuple[str, str], ...] = ()  # who asked, and the cancel's id
     result: Result | None = None
     ticket: int = 0  # its place in a queue; 0 in none
     history: list[tuple[float, str]] = field(default_factory=list)

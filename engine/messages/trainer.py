@@ -50,13 +50,14 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Cancel rollouts, whole groups, or everything of this client."""
+    """Cancel rollouts, whole groups, or everything of a client."""
 
     kind: ClassVar[str] = "cancel"
     cancel_id: Annotated[Id, "echoed in the answer"]
     rollout_ids: Annotated[tuple[Id, ...], "rollouts"] = ()
     group_ids: Annotated[tuple[Id, ...], "groups"] = ()
-    everything: Annotated[bool, "all of this client's rollouts"] = False
+    everything: Annotated[bool, "all of the client's rollouts"] = False
+    client_id: Annotated[Text, "whose rollouts; empty for the sender's own"] = ""
 
 
 @dataclass(frozen=True, slots=True)

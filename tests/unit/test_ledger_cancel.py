@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.ledger import Deliver, StopAttempts
+from engine.ledger import Deliver, StopAttempts, Tell
 from engine.messages import Cancelled, HeartbeatReply, Result
 from engine.records import Receipt, Usage
 
@@ -74,6 +74,21 @@ def test_two_cancels_of_one_rollout_are_both_answered(ledger: Driver) -> None:
     ledger.cancel("r1", cancel_id="c2")
     ledger.result("w1", "r1", 1, "cancelled")
     assert {answer.cancel_id for answer in ledger.told(Cancelled)} == {"c1", "c2"}
+
+
+def test_another_client_may_cancel_and_is_answered_while_the_owner_has_the_result(
+    ledger: Driver,
+) -> None:
+    started(ledger, "r1", "r2")
+    ledger.client("operator")
+    ledger.cancel("r1", client="operator")
+    assert [answer.unknown for answer in ledger.told(Cancelled)] == [("r1",)]
+    ledger.cancel("r1", client="operator", client_id="trainer")
+    ledger.result("w1", "r1", 1, "cancelled")
+    (tell,) = (tell for tell in ledger.only(Tell) if isinstance(tell.message, Cancelled))
+    assert tell.client_id == "operator"
+    assert [receipt.rollout_id for receipt in tell.message.receipts] == ["r1"]
+    assert [result.outcome for result in results(ledger)] == ["cancelled"]
 
 
 def test_a_repeated_cancel_has_one_answer_and_one_receipt(ledger: Driver) -> None:
