@@ -18,10 +18,19 @@ import numpy.typing as npt
 import orjson
 
 from .errors import Problem, RollmqError, TopologyError
-from .records import Dtype, Failure, Outcome, Receipt, Rollout, StageTiming, Task, Trajectory
+from .records import (
+    TRAJECTORY,
+    Dtype,
+    Failure,
+    Outcome,
+    Receipt,
+    Rollout,
+    StageTiming,
+    Task,
+    Trajectory,
+)
 from .typed import Count, Id, Length, Mismatch, Seconds, compile_decoder
 
-TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
 FILE_NAME = "trajectories.jsonl"
 
 

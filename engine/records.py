@@ -27,6 +27,7 @@ ITEM_BYTES: dict[str, int] = {
 }
 
 Name = Annotated[str, Length(1, 64)]
+TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")  # the arrays of a Trajectory
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 All sockets are made here: finite high-water marks, a message limit, no lingering, no silent drops.
 Sends never block: a full pipe leaves the message with the sender. Receives drain what is there.
 
-`Outbox` keeps what a pipe would not take, in order, counted in messages and bytes.
+`Outbox` keeps what a pipe would not take, in order.
 `Pump` lets an asyncio loop drain a socket without one await a message (facts: `await recv()` is
 fifteen times slower, and a cancelled one loses a message).
 
@@ -154,9 +154,7 @@ def send(socket: "zmq.Socket[bytes]", frames: Sequence[Any], message_bytes: int)
 
     Raises: LocalProtocolError if a frame is over `message_bytes`: the peer would cut the link.
     """
-    largest = max(map(len, frames))
-    if largest > message_bytes:
-        raise LocalProtocolError(f"a frame of {largest} bytes is over the limit of {message_bytes}")
+    _expect_size(frames, message_bytes)
     last = len(frames) - 1
     try:
         for position, frame in enumerate(frames):
@@ -171,6 +169,12 @@ def send(socket: "zmq.Socket[bytes]", frames: Sequence[Any], message_bytes: int)
     return True
 
 
+def _expect_size(frames: Sequence[Any], message_bytes: int) -> None:
+    largest = max(map(len, frames))
+    if largest > message_bytes:
+        raise LocalProtocolError(f"a frame of {largest} bytes is over the limit of {message_bytes}")
+
+
 class Outbox:
     """Messages that a pipe would not take yet, in order.
 
@@ -181,7 +185,6 @@ class Outbox:
         self._socket = socket
         self._bounds = bounds
         self._waiting: deque[Sequence[Any]] = deque()
-        self.waiting_bytes = 0
 
     def __len__(self) -> int:
         """Return how many messages wait."""
@@ -191,19 +194,14 @@ class Outbox:
         """Send now, or keep the message until `flush` finds room."""
         if self._waiting or not send(self._socket, frames, self._bounds.message_bytes):
             self._waiting.append(frames)
-            self.waiting_bytes += sum(map(len, frames))
 
     def put(self, frames: Sequence[Any]) -> None:
         """Keep a message for the next `flush`.
 
         Raises: LocalProtocolError if a frame is over the limit: the peer would cut the link.
         """
-        largest = max(map(len, frames))
-        if largest > self._bounds.message_bytes:
-            limit = self._bounds.message_bytes
-            raise LocalProtocolError(f"a frame of {largest} bytes is over the limit of {limit}")
+        _expect_size(frames, self._bounds.message_bytes)
         self._waiting.append(frames)
-        self.waiting_bytes += sum(map(len, frames))
 
     def flush(self) -> None:
         """Send what waits, as far as the pipe takes it."""
@@ -212,7 +210,6 @@ class Outbox:
             if not send(self._socket, frames, self._bounds.message_bytes):
                 return
             self._waiting.popleft()
-            self.waiting_bytes -= sum(map(len, frames))
 
 
 class Pump:

@@ -121,6 +121,21 @@ def read_buffer(buffer: Buffer, frame: Any) -> Any:
         raise RemoteProtocolError(str(wrong), buffer.name) from None
 
 
+def read_body(
+    buffers: Sequence[Buffer], body: Sequence[Any]
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Return the JSON values and the arrays of a body, each by name.
+
+    Raises: RemoteProtocolError as `read_buffer`.
+    """
+    values: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for buffer, frame in zip(buffers, body, strict=True):
+        into = values if buffer.dtype == "json" else arrays
+        into[buffer.name] = read_buffer(buffer, frame)
+    return values, arrays
+
+
 def size_bytes(body: Sequence[Any]) -> int:
     """Add up the lengths of body frames."""
     return sum(map(len, body))

@@ -38,8 +38,8 @@ from ..messages import (
     Welcome,
 )
 from ..messages import Replaced as ReplacedMessage
-from ..records import Rollout, Trajectory
-from ..wire import read_buffer
+from ..records import TRAJECTORY, Rollout, Trajectory
+from ..wire import read_body, read_buffer
 from .sequence import Sequence
 
 ACK_BATCH = 32  # results acknowledged in one message; fewer when the caller waits
@@ -48,7 +48,6 @@ SETTLE_S = 0.02  # of quiet before the question whether anything is still owed
 LISTEN_S = 1.0  # a longer gap between two ticks is the caller's own pause, not the broker's silence
 RETRY_S = 1.0  # an unanswered hello, or a submit refused for want of room, is repeated after this
 PASSING = frozenset({"full", "disk_full", "draining"})
-TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
 
 
 @dataclass(slots=True)
@@ -338,11 +337,7 @@ def rollout_from(message: Result, body: list[Any]) -> Rollout:
 
     Raises: RemoteProtocolError if the token arrays do not fit together.
     """
-    data: dict[str, Any] = {}
-    arrays: dict[str, Any] = {}
-    for buffer, frame in zip(message.buffers, body, strict=True):
-        into = data if buffer.dtype == "json" else arrays
-        into[buffer.name] = read_buffer(buffer, frame)
+    data, arrays = read_body(message.buffers, body)
     parts = {name: arrays.pop(name) for name in TRAJECTORY if name in arrays}
     try:
         trajectory = Trajectory(**parts) if "token_ids" in parts else None

@@ -18,14 +18,13 @@ import numpy.typing as npt
 from engine.errors import BoundaryError, LocalProtocolError, ProtocolError
 from engine.messages import RESULTS, StageResult, Work
 from engine.messages.worker import AttemptStatus
-from engine.records import Buffer, Failure, Task, Trajectory, Usage
-from engine.wire import Codec, array_buffer, encode, json_buffer, read_buffer
+from engine.records import TRAJECTORY, Buffer, Failure, Task, Trajectory, Usage
+from engine.wire import Codec, array_buffer, encode, json_buffer, read_body
 
 from ..tasks import Generation, Model, Output, Sampling
 from .handlers import Handler, is_async
 from .table import SlotTable, Watched
 
-TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")
 SPANS = "policy_spans"  # left out where no span is known
 Ended = tuple[StageResult, list[Any]]
 CODEC: Codec[StageResult] = Codec(RESULTS)
@@ -92,11 +91,7 @@ def make_context(work: Work, body: list[Any], model: Sessions) -> AttemptContext
 
     Raises: RemoteProtocolError if a frame does not parse; ValueError if token arrays do not fit.
     """
-    data: dict[str, Any] = {}
-    arrays: dict[str, Any] = {}
-    for buffer, frame in zip(work.buffers, body, strict=True):
-        into = data if buffer.dtype == "json" else arrays
-        into[buffer.name] = read_buffer(buffer, frame)
+    data, arrays = read_body(work.buffers, body)
     parts = {name: arrays.pop(name) for name in TRAJECTORY if name in arrays}
     return AttemptContext(
         task=Task(work.task_id, work.task_kind, data.pop("task")),

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,12 +187,7 @@ class Guardian:
             stay.outbox.send(encode(hello))
 
     def _from_broker(self, stay: Stay) -> None:
-        for frames in drain(stay.control, 256):
-            try:
-                message, _ = self._to_node.decode(frames)
-            except RemoteProtocolError as wrong:
-                log.warning("message refused", field=wrong.field, error=str(wrong))
-                continue
+        for message in _messages(stay.control, self._to_node):
             match message:
                 case WorkerWelcome(broker_id, work, drop):
                     self._welcomed(stay, broker_id, work)
@@ -213,12 +208,7 @@ class Guardian:
         stay.pipe.send(Connect(broker_id, work))
 
     def _from_events(self, stay: Stay) -> None:
-        for frames in drain(self._events, 256):
-            try:
-                message, _ = self._event.decode(frames)
-            except RemoteProtocolError as wrong:
-                log.warning("message refused", field=wrong.field, error=str(wrong))
-                continue
+        for message in _messages(self._events, self._event):
             if isinstance(message, Stop):
                 self._drop(stay, message.held)
             elif isinstance(message, Boot) and message.broker_id != stay.broker_id:
@@ -313,6 +303,14 @@ class Guardian:
         stay.outbox.send(encode(WorkerGoodbye(stay.worker_id)))
         stay.outbox.flush()
         log.info("drained", held=len(self._held()))
+
+
+def _messages(source: zmq.Socket[bytes], codec: Codec[Any]) -> Iterator[Any]:
+    for frames in drain(source, 256):
+        try:
+            yield codec.decode(frames)[0]
+        except RemoteProtocolError as wrong:
+            log.warning("message refused", field=wrong.field, error=str(wrong))
 
 
 def _dump_stacks(process: subprocess.Popen[bytes]) -> None:
