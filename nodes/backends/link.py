@@ -22,17 +22,23 @@ from engine.wire import Codec, encode
 from ..inference.messages import (
     TO_BACKEND,
     Abort,
+    Aborted,
     BackendDrain,
     BackendGoodbye,
     BackendHeartbeat,
     BackendHello,
     BackendHelloAgain,
+    BackendRefused,
     BackendWelcome,
     Generate,
     Generated,
     GenerateFailed,
+    Pause,
     Release,
+    Resume,
     ToBackend,
+    UpdateStep,
+    UpdateWeights,
 )
 from ..inference.refused import Refusals
 
@@ -53,7 +59,9 @@ class Offer:
     capacity: int
 
 
-Asked = tuple[Generate | Abort | Release | Reset, list[Any]]
+Request = Generate | Abort | Release | Pause | UpdateWeights | Resume | Reset
+Asked = tuple[Request, list[Any]]
+Answer = Generated | GenerateFailed | Aborted | UpdateStep
 
 
 class RouterLink:
@@ -115,8 +123,8 @@ class RouterLink:
         """Send now, or as soon as the pipe has room."""
         self.outbox.send(encode(message, body))
 
-    def answer(self, message: Generated | GenerateFailed, body: Sequence[Any] = ()) -> None:
-        """Answer a ticket."""
+    def answer(self, message: Answer, body: Sequence[Any] = ()) -> None:
+        """Answer a ticket or a step of an update."""
         self.send(message, body)
 
     def drain(self) -> None:
@@ -153,5 +161,7 @@ class RouterLink:
                 yield Reset(), []
                 self._router_id = ""
                 self._hello()
+            case BackendRefused(_, reason):
+                self._log.error("refused by the router", reason=reason)
             case _:
                 yield message, body

@@ -32,6 +32,7 @@ from ..tasks import Generation, Sampling
 from .messages import (
     TO_RUN_WORKER,
     Abort,
+    Aborted,
     Generate,
     Generated,
     GenerateFailed,
@@ -158,7 +159,7 @@ class RouterModel:
             self._send_again(message.number, message.unknown)
             return
         opened = self._open.get(message.request_id)
-        if opened is None or opened.answer.done():
+        if opened is None or opened.answer.done() or isinstance(message, Aborted):
             return
         if isinstance(message, GenerateFailed):
             opened.answer.set_result(message)

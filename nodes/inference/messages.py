@@ -17,6 +17,7 @@ from engine.typed import AtLeast, Count, Id, Length, Seconds, Text
 from ..tasks import FinishReason
 
 Session = Annotated[str, Length(1, 256)]
+PauseMode = Literal["keep", "wait", "abort"]
 FailureCode = Literal[
     "full", "draining", "no_backend", "backend_lost", "backend_error", "too_long", "invalid"
 ]
@@ -36,11 +37,14 @@ class Generate:
     top_k: Annotated[Count, "0 keeps every token"] = 0
     stop_token_ids: Annotated[tuple[Count, ...], "end the completion, and are part of it"] = ()
     seed: Annotated[int | None, "makes sampling repeatable where the backend can"] = None
+    cache_salt: Annotated[
+        str, Length(0, 200), "set by the router: prefixes of other salts miss"
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Stop a request; no answer follows."""
+    """Stop a request; `aborted` is the answer, unless it has another one already."""
 
     kind: ClassVar[str] = "abort"
     request_id: Annotated[Id, "the request; towards a backend, its ticket"]
@@ -87,6 +91,15 @@ class GenerateFailed:
     code: Annotated[FailureCode, "why"]
     message: Annotated[Text, "the same for people"]
     retry: Annotated[bool, "whether asking again may go better"]
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """A request was stopped; nothing of it is delivered."""
+
+    kind: ClassVar[str] = "aborted"
+    request_id: Annotated[Id, "of the request; from a backend, its ticket"]
+    tokens: Annotated[Count, "sampled before it stopped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +167,55 @@ class BackendHelloAgain:
     router_id: Annotated[Id, "fresh at every start of the router"]
 
 
+@dataclass(frozen=True, slots=True)
+class BackendRefused:
+    """The probe's answer was wrong: no request will come until another hello."""
+
+    kind: ClassVar[str] = "backend_refused"
+    router_id: Annotated[Id, "fresh at every start of the router"]
+    reason: Annotated[Text, "for people"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Stop sampling; the first step of an update."""
+
+    kind: ClassVar[str] = "pause"
+    update_id: Annotated[Id, "of the update; a repeat of a step is answered like the first"]
+    mode: Annotated[PauseMode, "keep requests frozen, wait for their end, or abort them"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateWeights:
+    """Take other weights; the second step of an update."""
+
+    kind: ClassVar[str] = "update_weights"
+    update_id: Annotated[Id, "of the update"]
+    policy_version: Annotated[Count, "of the new weights"]
+    source: Annotated[Text, "where they are: a path; empty if the trainer puts them there itself"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Sample again; the last step of an update, also of one that failed."""
+
+    kind: ClassVar[str] = "resume"
+    update_id: Annotated[Id, "of the update"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStep:
+    """A backend has done a step of an update, or could not."""
+
+    kind: ClassVar[str] = "update_step"
+    update_id: Annotated[Id, "of the update"]
+    step: Annotated[Literal["pause", "update_weights", "resume"], "the step"]
+    policy_version: Annotated[Count, "of the weights that it holds now"]
+    error: Annotated[str, Length(0, 20_000), "for people; empty if it was done"] = ""
+
+
 FROM_RUN_WORKER = (Generate, Abort, Release, RouterPing)
-TO_RUN_WORKER = (Generated, GenerateFailed, RouterPong)
+TO_RUN_WORKER = (Generated, GenerateFailed, Aborted, RouterPong)
 FROM_BACKEND = (
     BackendHello,
     BackendHeartbeat,
@@ -163,12 +223,41 @@ FROM_BACKEND = (
     BackendGoodbye,
     Generated,
     GenerateFailed,
+    Aborted,
+    UpdateStep,
 )
-TO_BACKEND = (Generate, Abort, Release, BackendWelcome, BackendHelloAgain)
+TO_BACKEND = (
+    Generate,
+    Abort,
+    Release,
+    BackendWelcome,
+    BackendHelloAgain,
+    BackendRefused,
+    Pause,
+    UpdateWeights,
+    Resume,
+)
 
 FromRunWorker = Generate | Abort | Release | RouterPing
-ToRunWorker = Generated | GenerateFailed | RouterPong
+ToRunWorker = Generated | GenerateFailed | Aborted | RouterPong
 FromBackend = (
-    BackendHello | BackendHeartbeat | BackendDrain | BackendGoodbye | Generated | GenerateFailed
+    BackendHello
+    | BackendHeartbeat
+    | BackendDrain
+    | BackendGoodbye
+    | Generated
+    | GenerateFailed
+    | Aborted
+    | UpdateStep
 )
-ToBackend = Generate | Abort | Release | BackendWelcome | BackendHelloAgain
+ToBackend = (
+    Generate
+    | Abort
+    | Release
+    | BackendWelcome
+    | BackendHelloAgain
+    | BackendRefused
+    | Pause
+    | UpdateWeights
+    | Resume
+)

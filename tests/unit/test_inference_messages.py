@@ -38,7 +38,7 @@ def test_a_request_has_this_form_on_the_wire() -> None:
     assert frames[1] == (
         b'{"request_id":"r-1","session":"s-1","max_tokens":8,'
         b'"buffers":[{"name":"token_ids","dtype":"int32","shape":[2]}],'
-        b'"temperature":1.0,"top_p":1.0,"top_k":0,"stop_token_ids":[],"seed":7}'
+        b'"temperature":1.0,"top_p":1.0,"top_k":0,"stop_token_ids":[],"seed":7,"cache_salt":""}'
     )
     assert bytes(frames[2]) == b"\x01\0\0\0\x02\0\0\0"
 
