@@ -27,6 +27,7 @@ ITEM_BYTES: dict[str, int] = {
 }
 
 Name = Annotated[str, Length(1, 64)]
+_INT32, _UINT8, _FLOAT32 = np.dtype("<i4"), np.dtype("u1"), np.dtype("<f4")
 TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")  # the arrays of a Trajectory
 
 
@@ -118,14 +119,15 @@ class Trajectory:
     )
 
     def __post_init__(self) -> None:
-        _expect("token_ids", self.token_ids, np.int32, 1)
-        _expect("loss_mask", self.loss_mask, np.uint8, 1)
-        _expect("logprobs", self.logprobs, np.float32, 1)
-        _expect("policy_spans", self.policy_spans, np.int32, 2)
-        lengths = {len(self.token_ids), len(self.loss_mask), len(self.logprobs)}
-        if len(lengths) != 1:
+        _expect("token_ids", self.token_ids, _INT32, 1)
+        _expect("loss_mask", self.loss_mask, _UINT8, 1)
+        _expect("logprobs", self.logprobs, _FLOAT32, 1)
+        _expect("policy_spans", self.policy_spans, _INT32, 2)
+        if not len(self.token_ids) == len(self.loss_mask) == len(self.logprobs):
+            lengths = {len(self.token_ids), len(self.loss_mask), len(self.logprobs)}
             raise ValueError(f"token_ids, loss_mask and logprobs differ in length: {lengths}")
-        if not math.isfinite(self.logprobs.sum(dtype=np.float64)):
+        total = self.logprobs.sum()  # one pass; finite numbers may still add up to infinity
+        if not math.isfinite(total) and not np.isfinite(self.logprobs).all():
             raise ValueError("a log-probability is not finite")
 
     def __len__(self) -> int:
@@ -133,9 +135,9 @@ class Trajectory:
         return len(self.token_ids)
 
 
-def _expect(name: str, array: npt.NDArray[Any], dtype: type, dimensions: int) -> None:
-    if array.dtype != np.dtype(dtype).newbyteorder("<") or array.ndim != dimensions:
-        expected = f"{np.dtype(dtype).name} with {dimensions} dimension(s)"
+def _expect(name: str, array: npt.NDArray[Any], dtype: np.dtype[Any], dimensions: int) -> None:
+    if array.dtype != dtype or array.ndim != dimensions:
+        expected = f"{dtype.name} with {dimensions} dimension(s)"
         raise ValueError(f"{name} must be {expected}, got {array.dtype} with {array.ndim}")
 
 

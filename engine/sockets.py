@@ -22,6 +22,7 @@ from typing import IO, Any
 from uuid import uuid4
 
 import zmq
+from zmq.backend import Socket as _Plain
 
 from .errors import LocalProtocolError, NodeFailed
 
@@ -29,6 +30,7 @@ LARGE_BYTES = 65_536  # from here on zero-copy sends pay (measured)
 COPY_BYTES = 2_048  # below this a copy costs less than keeping a frame object
 _NOBLOCK = int(zmq.NOBLOCK)  # plain ints: composing enum flags for each frame costs more than
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)  # sending it; send_multipart takes three times as long
+_send_frame = _Plain.send  # what zmq.Socket.send calls, without looking at options we never use
 IPC = "ipc://"
 _LOCKS: list[IO[bytes]] = []  # held until this process ends
 
@@ -159,7 +161,7 @@ def send(socket: "zmq.Socket[bytes]", frames: Sequence[Any], message_bytes: int)
     try:
         for position, frame in enumerate(frames):
             copy = frame.__class__ is not zmq.Frame and len(frame) < LARGE_BYTES
-            socket.send(frame, _MORE if position < last else _NOBLOCK, copy=copy)
+            _send_frame(socket, frame, _MORE if position < last else _NOBLOCK, copy)
     except zmq.Again:
         return False
     except zmq.ZMQError as wrong:

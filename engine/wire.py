@@ -24,6 +24,10 @@ from .typed import Mismatch, compile_decoder
 VERSION = 1
 PREFIX = b"rollmq/%d " % VERSION
 HEADER_BYTES = 32 * 1024 * 1024  # receipts of 100,000 rollouts fit
+_DTYPES = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in ("int32", "int64", "float32", "float64", "uint8")
+}
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 M = TypeVar("M")
@@ -97,10 +101,12 @@ def array_buffer(name: str, array: npt.NDArray[Any]) -> tuple[Buffer, memoryview
     Raises: LocalProtocolError if its dtype has no form on the wire.
     """
     dtype: Any = array.dtype.name
-    if dtype not in {"int32", "int64", "float32", "float64", "uint8"}:
+    if dtype not in _DTYPES:
         raise LocalProtocolError(f"dtype {dtype} is not one of the wire's", name)
-    flat = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
-    return Buffer(name, dtype, array.shape), flat.view(np.uint8).data
+    if array.size == 0:
+        return Buffer(name, dtype, array.shape), memoryview(b"")
+    flat = np.ascontiguousarray(array, dtype=_DTYPES[dtype])
+    return Buffer(name, dtype, array.shape), flat.data.cast("B")
 
 
 def read_buffer(buffer: Buffer, frame: Any) -> Any:
@@ -114,7 +120,9 @@ def read_buffer(buffer: Buffer, frame: Any) -> Any:
             return orjson.loads(data)
         except orjson.JSONDecodeError as wrong:
             raise RemoteProtocolError(str(wrong), buffer.name) from None
-    array = np.frombuffer(data, dtype=np.dtype(buffer.dtype).newbyteorder("<"))
+    array = np.frombuffer(data, dtype=_DTYPES[buffer.dtype])
+    if buffer.shape == array.shape:
+        return array
     try:
         return array.reshape(buffer.shape)
     except ValueError as wrong:

@@ -9,7 +9,7 @@ import contextlib
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -125,27 +125,38 @@ class Attempt:
         self._slot = slot
         self._sessions = Sessions(model)
         self._usage: Callable[[], Usage] = Usage
+        self._task: asyncio.Task[Any] | None = None
+        self._is_late = False
+        self.has_begun = False
 
     async def run(self, body: list[Any], find: Callable[[str], Handler]) -> Ended:
         """Call the handler; return the result and its frames, whatever happened."""
+        self.has_begun = True
+        self._task = asyncio.current_task()
+        limit_s = self._work.timeout_s
+        deadline = asyncio.get_running_loop().call_later(limit_s, self._expire)
         try:
             context = make_context(self._work, body, self._sessions)
             self._usage = lambda: context.usage
-            async with asyncio.timeout(self._work.timeout_s) as limit:
-                output = await self._call(find(self._work.task_kind), context)
+            output = await self._call(find(self._work.task_kind), context)
             return self._done(output)
         except asyncio.CancelledError:
-            return self.cancelled()
-        except TimeoutError as wrong:
-            late = f"no result within {self._work.timeout_s:g} s"
-            return self._failed("handler", "Timeout", late if limit.expired() else _describe(wrong))
+            if not self._is_late:
+                return self.cancelled()
+            return self._failed("handler", "Timeout", f"no result within {limit_s:g} s")
         except BoundaryError as wrong:
             name = type(wrong.__cause__ or wrong).__name__
             return self._failed(wrong.boundary, name, str(wrong), retry=wrong.retry)
         except Exception as wrong:  # noqa: BLE001 - the boundary to a task kind's code
             return self._failed("handler", type(wrong).__name__, _describe(wrong))
         finally:
+            deadline.cancel()
             await self._sessions.release_all()
+
+    def _expire(self) -> None:
+        self._is_late = True
+        assert self._task is not None
+        self._task.cancel()
 
     def cancelled(self) -> Ended:
         """Return the result of an attempt that was stopped."""
@@ -210,15 +221,15 @@ class Attempt:
             if name in TRAJECTORY:
                 raise LocalProtocolError("is a trajectory's own array", name)
             described.append(array_buffer(name, array))
-        result = replace(
-            self._result("done"),
+        result = self._result(
+            "done",
             outcome=output.outcome,
             final=output.final,
             pinned=output.pinned,
             reward=None if output.reward is None else _finite("reward", output.reward),
             rewards=output.rewards and {k: _finite(k, v) for k, v in output.rewards.items()},
             trainable=output.trainable,
-            buffers=tuple(buffer for buffer, _ in described),
+            buffers=tuple([buffer for buffer, _ in described]),
         )
         return result, [frame for _, frame in described]
 
@@ -233,9 +244,9 @@ class Attempt:
             message,
             self._node,
         )
-        return replace(self._result("failed"), failure=failure, retry=retry), []
+        return self._result("failed", failure=failure, retry=retry), []
 
-    def _result(self, status: AttemptStatus) -> StageResult:
+    def _result(self, status: AttemptStatus, **known: Any) -> StageResult:
         work, usage = self._work, self._usage()
         return StageResult(
             self._worker_id,
@@ -245,6 +256,7 @@ class Attempt:
             status,
             usage.seconds,
             usage=usage,
+            **known,
         )
 
 

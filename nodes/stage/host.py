@@ -42,6 +42,15 @@ UNWANTED = 65_536  # attempts stopped before their work arrived; the oldest are 
 
 
 @dataclass(slots=True)
+class Running:
+    """An attempt under way."""
+
+    task: "asyncio.Task[None]"
+    attempt: Attempt
+    slot: int
+
+
+@dataclass(slots=True)
 class Unsettled:
     """A result that the broker has not settled yet."""
 
@@ -67,7 +76,7 @@ class Host:
         self._bounds = Bounds(topology.limits.queue_messages, topology.limits.message_bytes)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._codec: Codec[Any] = Codec(WORK)
-        self._running: dict[Held, asyncio.Task[None]] = {}
+        self._running: dict[Held, Running] = {}
         self._unsettled: dict[Held, Unsettled] = {}
         self._broker_id = ""
         self._endpoint = ""
@@ -94,7 +103,7 @@ class Host:
 
     async def _leave(self) -> None:
         """Stop what runs, so that its sessions are released, and then close the model."""
-        running = list(self._running.values())
+        running = [each.task for each in self._running.values()]
         for task in running:
             task.cancel()
         if running:
@@ -159,8 +168,7 @@ class Host:
         self._table.begin(slot, key, time.monotonic() + work.timeout_s)
         attempt = Attempt(work, self._worker_id, self._node, self._table, slot, self._model)
         task = asyncio.create_task(self._serve(key, attempt, body, slot))
-        task.add_done_callback(lambda _: self._end_unbegun(key, attempt, slot))
-        self._running[key] = task
+        self._running[key] = Running(task, attempt, slot)
 
     def _refuse(self, work: Work, status: AttemptStatus) -> None:
         refused = StageResult(
@@ -171,11 +179,6 @@ class Host:
     async def _serve(self, key: Held, attempt: Attempt, body: list[Any], slot: int) -> None:
         self._end(key, attempt, slot, await attempt.run(body, self._handlers.find))
 
-    def _end_unbegun(self, key: Held, attempt: Attempt, slot: int) -> None:
-        """End an attempt whose task was cancelled before its first step: it ran nothing of it."""
-        if key in self._running:
-            self._end(key, attempt, slot, attempt.cancelled())
-
     def _end(self, key: Held, attempt: Attempt, slot: int, ended: Ended) -> None:
         del self._running[key]
         self._table.finish(slot)
@@ -185,9 +188,11 @@ class Host:
 
     def _drop(self, held: Iterable[Held]) -> None:
         for key in held:
-            task = self._running.get(key)
-            if task is not None:
-                task.cancel()
+            running = self._running.get(key)
+            if running is not None:
+                running.task.cancel()
+                if not running.attempt.has_begun:  # a task that never began runs none of its code
+                    self._end(key, running.attempt, running.slot, running.attempt.cancelled())
             elif key in self._unsettled:
                 self._forget([key])
             else:
