@@ -4,7 +4,7 @@
     rollmq graph topology.yaml                     draw it
     rollmq run topology.yaml --tasks tasks.jsonl --group-size 8 --out out
     rollmq up topology.yaml                        start it and keep it up until Ctrl-C
-    rollmq status topology.yaml                    what it is doing
+    rollmq status topology.yaml                    what it is doing; or `rollmq status out`
     rollmq cancel topology.yaml --client ID ...    stop rollouts, with receipts
     rollmq tasks, rollmq show                      from packages that know tasks and tokens
 
@@ -32,7 +32,7 @@ from .errors import RollmqError, TopologyError
 from .graph import ascii_graph, mermaid, svg
 from .logs import configure
 from .output import read_tasks
-from .run import RunOptions, run
+from .run import RunOptions, look_up, run
 from .supervisor import Supervisor
 from .topology import load, resolved, resolved_yaml
 
@@ -130,7 +130,11 @@ def _add_others(commands: Any) -> None:
     up = _add(commands, "up", _up, "start a topology until Ctrl-C", "rollmq up topology.yaml")
     up.add_argument("--host", help="only what belongs to this host of the topology")
     status = _add(
-        commands, "status", _status, "show what a topology does", "rollmq status topology.yaml"
+        commands,
+        "status",
+        _status,
+        "show what a topology does, or what a run has come to: give its --out directory instead",
+        "rollmq status topology.yaml; rollmq status out",
     )
     status.add_argument("--json", action="store_true", help="as one JSON line")
     cancel = _add(
@@ -213,12 +217,25 @@ def _up(options: argparse.Namespace, console: Console) -> int:
 
 
 def _status(options: argparse.Namespace, console: Console) -> int:
+    if options.topology.is_dir():
+        return _finished(options, console)
     with Client(options.topology, connect_s=5.0) as client:
         status = client.status()
     if options.json:
         _print_json(status)
     else:
         print_status(console, status)
+    return 0
+
+
+def _finished(options: argparse.Namespace, console: Console) -> int:
+    report = look_up(options.topology)
+    if options.json:
+        _print_json(report)
+        return 0
+    if report.get("unfinished"):
+        console.print("not finished; so far:")
+    print_summary(console, report)
     return 0
 
 

@@ -65,7 +65,7 @@ def run(
     Raises: RollmqError: OUT is taken, a node cannot be kept up, the broker cannot be reached;
     KeyboardInterrupt before the first rollout, or at the second Ctrl-C.
     """
-    name, stale = _name(options)
+    name, stale = _name(options, len(tasks) * options.group_size)
     summary = Summary()
     job = _Job(topology, tasks, options, console, name, _done(options, summary), summary)
     with Supervisor(topology) as supervisor:
@@ -85,6 +85,24 @@ def run(
             report["restarts"] = supervisor.restarts
             _write_json(options.out / "summary.json", report)
     return report
+
+
+def look_up(out: Path) -> dict[str, Any]:
+    """Return the summary of the run in `out`: what it left, or what it has written so far.
+
+    Raises: RollmqError if there is no run.
+    """
+    named, path = out / "run.json", out / "summary.json"
+    if path.exists():
+        report: dict[str, Any] = orjson.loads(path.read_bytes())
+        return report
+    if not named.exists():
+        raise RollmqError(f"{out} holds no run: expected {named}")
+    summary, run_ = Summary(), orjson.loads(named.read_bytes())
+    for rollout in read_rollouts(out / FILE_NAME) if (out / FILE_NAME).exists() else ():
+        summary.add(rollout)
+    report = summary.report(time.time() - run_["began"], str(out))
+    return report | {"asked": run_["asked"], "interrupted": False, "unfinished": True}
 
 
 def _stream(job: _Job, supervisor: Supervisor) -> None:
@@ -140,18 +158,21 @@ def _display(console: Console, total: int, *, quiet: bool) -> Iterator[RunDispla
         display.close()
 
 
-def _name(options: RunOptions) -> tuple[str, str | None]:
+def _name(options: RunOptions, asked: int) -> tuple[str, str | None]:
     """Return this run's name, and that of a run in the same place that is to be discarded."""
+    summary = options.out / "summary.json"
     path = options.out / "run.json"
     before: str | None = orjson.loads(path.read_bytes())["name"] if path.exists() else None
     if before is not None and options.resume:
+        summary.unlink(missing_ok=True)
         return before, None
     if before is not None and not options.overwrite:
         raise RollmqError(f"{options.out} holds a run: say --resume, --overwrite or another --out")
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / FILE_NAME).unlink(missing_ok=True)
+    for left in (options.out / FILE_NAME, summary):
+        left.unlink(missing_ok=True)
     name = f"run-{uuid4().hex[:10]}"
-    _write_json(path, {"name": name})
+    _write_json(path, {"name": name, "asked": asked, "began": time.time()})
     return name, before
 
 

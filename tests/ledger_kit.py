@@ -56,6 +56,7 @@ RULES = Rules(
     message_bytes=1_000_000,
     group=16,
     client_window=8,
+    client_bytes=1 << 20,
 )
 
 

@@ -21,7 +21,8 @@ from ..messages import TO_TRAINER, Cancelled
 from ..records import Rollout, Task
 from ..sockets import Pump, boot_id, open_socket
 from ..wire import Codec, encode
-from .core import Core, Question, Submission
+from .core import Core, Question
+from .feed import Feed, answered
 from .groups import Groups
 from .requests import address, cancel_message, status_message, submit_message
 
@@ -97,7 +98,7 @@ class AsyncClient:
         submission = self._core.submit(message, body, wait=wait)
         self._turn()
         try:
-            await self._wait(lambda: _answered(submission), timeout_s, "room for a submit")
+            await self._wait(lambda: answered(submission), timeout_s, "room for a submit")
         except BrokerUnreachable as silence:
             self._core.give_up(submission)
             if self._core.welcome is None:
@@ -131,6 +132,33 @@ class AsyncClient:
             yield group
             self._acknowledge_taken()
         self._turn()
+
+    async def run(
+        self,
+        tasks: Iterable[Task],
+        group_size: int = 1,
+        *,
+        in_flight: int | None = None,
+        group_id: Callable[[Task], str] | None = None,
+    ) -> AsyncIterator[Rollout]:
+        """Submit tasks as the broker has room, and iterate rollouts as they end; see Client.run.
+
+        Raises: as `submit` and `rollouts`.
+        """
+        feed = Feed(self._core, tasks, group_size, in_flight, group_id)
+        while True:
+            if feed.submit():
+                self._turn()
+            if self._core.results:
+                rollout = self._core.results.popleft()
+                self._taken = [rollout.seq]
+                yield rollout
+                self._acknowledge_taken()
+            elif feed.is_over:
+                return
+            else:
+                self._core.settle(time.monotonic())
+                await self._changes(TICK_S)
 
     async def cancel(
         self,
@@ -230,9 +258,3 @@ class AsyncClient:
         while outgoing:
             message, body = outgoing.popleft()
             self._pump.send(encode(message, body))
-
-
-def _answered(submission: Submission) -> bool:
-    if submission.error is not None:
-        raise submission.error
-    return submission.accepted

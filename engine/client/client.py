@@ -9,7 +9,6 @@ A rollout is acknowledged when the next one is asked for, so a trainer that dies
 one receives it again, under the same `client_id`. Not thread-safe.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,11 +24,11 @@ from ..records import Rollout, Task
 from ..sockets import boot_id, drain, open_socket, send
 from ..wire import Codec, encode
 from .core import Core, Question, Submission
+from .feed import IN_FLIGHT, Feed, answered
 from .groups import Groups
 from .requests import address, cancel_message, status_message, submit_message
 
 POLL_S = 0.02  # the longest wait between two looks at the clock
-IN_FLIGHT = 64  # submits of `submit_all` that wait for their answer at once
 
 
 class Client:
@@ -174,23 +173,16 @@ class Client:
 
         Raises: as `submit` and `rollouts`.
         """
-        source, exhausted = iter(tasks), False
-        flying: list[Submission] = []
-        most = in_flight or sys.maxsize
+        feed = Feed(self._core, tasks, group_size, in_flight, group_id)
         while True:
-            flying = [submission for submission in flying if not _answered(submission)]
-            while not exhausted and self._has_room(flying, group_size, most):
-                task = next(source, None)
-                exhausted = task is None
-                if task is not None:
-                    group = group_id(task) if group_id else None
-                    flying.append(self._submit(task, group_size, group, None, 0, wait=True))
+            if feed.submit():
+                self._pump(0.0)
             if self._core.results:
                 rollout = self._core.results.popleft()
                 self._taken = [rollout.seq]
                 yield rollout
                 self._acknowledge_taken()
-            elif exhausted and not flying and self._core.idle:
+            elif feed.is_over:
                 return
             else:
                 self._step()
@@ -253,16 +245,12 @@ class Client:
 
     def _wait_for_room(self, submission: Submission, timeout_s: float) -> None:
         try:
-            self._wait(lambda: _answered(submission), timeout_s, "room for a submit")
+            self._wait(lambda: answered(submission), timeout_s, "room for a submit")
         except BrokerUnreachable as silence:
             self._core.give_up(submission)
             if self._core.welcome is None:
                 raise
             raise Full(f"no room for {timeout_s:g} s") from silence
-
-    def _has_room(self, flying: list[Submission], group_size: int, most: int) -> bool:
-        asked = sum(len(submission.message.rollout_ids) for submission in flying)
-        return len(flying) < IN_FLIGHT and self.owed + asked + group_size <= max(most, group_size)
 
     def _acknowledge_taken(self) -> None:
         self._core.acknowledge(self._taken)
@@ -308,9 +296,3 @@ class Client:
             if not send(self._socket, encode(message, body), self._bounds.message_bytes):
                 return
             outgoing.popleft()
-
-
-def _answered(submission: Submission) -> bool:
-    if submission.error is not None:
-        raise submission.error
-    return submission.accepted

@@ -43,6 +43,7 @@ class Rules:
     message_bytes: int
     group: int
     client_window: int
+    client_bytes: int
     first_seq: int = 1  # where nothing is kept, later at every start: numbers never come again
 
 
@@ -192,11 +193,14 @@ class Books:
         self.end(rollout, "cancelled", now, receipt)
 
     def deliver(self, client: LedgerClient) -> None:
-        """Send what the client's window allows."""
+        """Send what the client's window allows, in results and in bytes; one fits always."""
         while client.connected and client.pending and len(client.delivered) < client.window:
-            seq = client.pending.popleft()
-            rollout = client.ended[seq]
-            client.delivered.add(seq)
+            rollout = client.ended[client.pending[0]]
+            size = client.delivered_bytes + rollout.size_bytes
+            if client.delivered and size > self.rules.client_bytes:
+                return
+            client.delivered.add(client.pending.popleft())
+            client.delivered_bytes = size
             assert rollout.result is not None
             self.out.append(Deliver(client.client_id, rollout.order, rollout.result))
 
@@ -205,6 +209,7 @@ class Books:
         rollout = client.ended.pop(seq)
         if seq in client.delivered:
             client.delivered.remove(seq)
+            client.delivered_bytes -= rollout.size_bytes
         else:
             client.pending.remove(seq)
         rollout.step("ack", now)

@@ -79,6 +79,10 @@ def _check_clients(books: Books) -> None:
         _require({r.rollout_id for r in client.ended.values()} == ended, "every end has a number")
         both = client.delivered & set(client.pending)
         _require(not both, "a result is delivered or pending")
+        sizes = [client.ended[seq].size_bytes for seq in client.delivered]
+        _require(client.delivered_bytes == sum(sizes), "delivered bytes add up")
+        bounded = len(sizes) <= 1 or client.delivered_bytes <= books.rules.client_bytes
+        _require(bounded, "delivered bytes are bounded")
         every = client.delivered | set(client.pending)
         _require(every <= set(client.ended), "only ended rollouts are delivered")
         if client.connected:

@@ -29,6 +29,7 @@ def hello(books: Books, client_id: str, message: Hello, now: float) -> None:
     client.connected = True
     client.window = max(1, message.window)
     client.delivered.clear()
+    client.delivered_bytes = 0
     client.pending.clear()
     client.pending.extend(sorted(client.ended))
     rules = books.rules
@@ -47,11 +48,17 @@ def hello(books: Books, client_id: str, message: Hello, now: float) -> None:
 
 
 def gone(books: Books, client_id: str) -> None:
-    """Stop delivering to a client that has left; its results wait."""
+    """Stop delivering to a client that has left; its results wait.
+
+    One that never submitted is forgotten: whoever asks for the status every second is a new client
+    each time.
+    """
     client = books.clients.get(client_id)
     if client is not None:
         client.connected = False
         client.waits_for_credit = False
+        if client.next_seq == books.rules.first_seq and not client.submissions:
+            del books.clients[client_id]
 
 
 def submit(books: Books, client_id: str, message: Submit, body_bytes: int, now: float) -> None:

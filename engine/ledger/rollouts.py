@@ -98,6 +98,7 @@ class LedgerClient:
     submissions: dict[str, list[Submission]] = field(default_factory=dict)
     ended: dict[int, LedgerRollout] = field(default_factory=dict)
     delivered: set[int] = field(default_factory=set)
+    delivered_bytes: int = 0
     pending: deque[int] = field(default_factory=deque)
 
 

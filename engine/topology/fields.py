@@ -127,6 +127,13 @@ LIMITS = Section(
             "Keeps a link busy, and bounds what a trainer that reconnects receives again.",
         ),
         Field(
+            "client_bytes",
+            Bytes(2**20),
+            "The same in bytes: what a trainer that does not read can hold in memory.",
+            "256MiB",
+            "3,500 trajectories of 8,192 tokens; one result is delivered whatever its size.",
+        ),
+        Field(
             "retention_s",
             Seconds(0.0, 30 * _DAY_S),
             "How long an acknowledged result stays known, so that a repeated submit is answered.",

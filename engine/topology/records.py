@@ -51,6 +51,7 @@ class Limits:
     group: int
     queue_messages: int
     client_window: int
+    client_bytes: int
     retention_s: float
 
 

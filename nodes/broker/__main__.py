@@ -109,6 +109,7 @@ def rules(topology: Topology) -> Rules:
         message_bytes=limits.message_bytes,
         group=limits.group,
         client_window=limits.client_window,
+        client_bytes=limits.client_bytes,
         first_seq=time.time_ns() // 1000 if topology.durability == "none" else 1,
     )
 

@@ -117,7 +117,9 @@ class Attempt:
         table: SlotTable,
         slot: int,
         model: Model | None,
+        unpinnable: tuple[str, ...] = (),
     ) -> None:
+        self._unpinnable = unpinnable
         self._work = work
         self._worker_id = worker_id
         self._node = node
@@ -207,6 +209,9 @@ class Attempt:
             self._table.in_thread(self._slot, running=False)
 
     def _done(self, output: Output) -> Ended:
+        if output.pinned and self._unpinnable and not output.final:
+            where = f"no worker of {', '.join(self._unpinnable)} is on the host of {self._node}"
+            raise BoundaryError("handler", f"pinned, but {where}", retry=False)
         described: list[tuple[Buffer, Any]] = []
         if output.data is not None:
             described.append(json_buffer(self._work.stage, output.data))

@@ -72,6 +72,7 @@ class Host:
         self._pipe = pipe
         self._table = table
         self._handlers = Handlers(stage.name, stage.handler)
+        self._unpinnable = _stages_elsewhere(topology, node)
         self._free = list(range(table.slots, 0, -1))
         self._bounds = Bounds(topology.limits.queue_messages, topology.limits.message_bytes)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -166,7 +167,9 @@ class Host:
             return
         slot = self._free.pop()
         self._table.begin(slot, key, time.monotonic() + work.timeout_s)
-        attempt = Attempt(work, self._worker_id, self._node, self._table, slot, self._model)
+        attempt = Attempt(
+            work, self._worker_id, self._node, self._table, slot, self._model, self._unpinnable
+        )
         task = asyncio.create_task(self._serve(key, attempt, body, slot))
         self._running[key] = Running(task, attempt, slot)
 
@@ -206,6 +209,16 @@ class Host:
             if found is not None:
                 self._table.clear(found.slot)
                 self._free.append(found.slot)
+
+
+def _stages_elsewhere(topology: Topology, node: str) -> tuple[str, ...]:
+    """Return the later stages without a worker on the node's host: none may follow a pin."""
+    here = topology.node(node)
+    names = [stage.name for stage in topology.stages]
+    later = topology.stages[names.index(here.spec) + 1 :]
+    return tuple(
+        stage.name for stage in later if here.host not in {place.host for place in stage.workers}
+    )
 
 
 def main() -> int:

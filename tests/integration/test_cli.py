@@ -197,6 +197,8 @@ def test_a_run_ends_with_its_summary_as_one_line_of_json(
     assert list(report["stages"]) == ["init", "run", "eval"]
     assert json.loads((folder.out / "summary.json").read_text()) == report
     assert "12 of 12 rollouts" in ended.stderr
+    assert last_line(folder.call("status", "out", "--json").stdout) == report
+    assert "12 of 12 rollouts" in folder.call("status", "out").stdout
 
 
 def test_a_run_leaves_every_rollout_with_its_tokens(
@@ -284,6 +286,8 @@ def test_a_killed_run_goes_on_where_it_was_and_writes_every_rollout_once(folder:
     with (folder.out / "trajectories.jsonl").open("ab") as file:
         file.write(b'{"rollout_id": "torn')
     before = folder.written
+    so_far = folder.call("status", "out")
+    assert "not finished; so far:\n16 of 32 rollouts" in so_far.stdout
     gate.touch()
 
     resumed = folder.run("--resume")
@@ -354,6 +358,11 @@ def test_status_of_a_topology_that_is_down_says_so(folder: Folder) -> None:
     told = folder.call("status", "topology.yaml")
     assert told.returncode == 1
     assert "for the broker's welcome from ipc://" in told.stderr
+
+
+def test_status_of_a_directory_without_a_run_says_so(folder: Folder) -> None:
+    told = folder.call("status", ".")
+    assert (told.returncode, "holds no run" in told.stderr) == (1, True)
 
 
 def test_check_prints_a_topology_with_every_default(folder: Folder) -> None:

@@ -266,6 +266,16 @@ async def connected(site: Site, name: str) -> AsyncIterator[AsyncClient]:
         yield client
 
 
+def test_the_asyncio_client_runs_more_tasks_than_the_broker_holds(small: Site) -> None:
+    async def scenario() -> None:
+        async with connected(small, "async-run") as client:
+            tasks = (Task(f"t{number}", "kinds.echo", {}) for number in range(3 * ROOM))
+            seen = [rollout.task_id async for rollout in client.run(tasks, group_size=2)]
+        assert sorted(seen) == sorted(2 * [f"t{number}" for number in range(3 * ROOM)])
+
+    asyncio.run(scenario())
+
+
 def test_the_asyncio_client_submits_and_receives_rollouts_and_groups(site: Site) -> None:
     async def scenario() -> None:
         async with connected(site, "async") as client:

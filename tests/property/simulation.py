@@ -53,6 +53,7 @@ RULES = Rules(
     message_bytes=1_000_000,
     group=8,
     client_window=4,
+    client_bytes=64,
 )
 
 

@@ -1,5 +1,7 @@
 """Whatever a handler returns, the broker gets a result that it takes."""
 
+import asyncio
+import os
 from typing import Any
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 
 from engine.messages import RESULTS, StageResult, Work
 from engine.records import Buffer, Usage
-from engine.wire import Codec
+from engine.wire import Codec, json_buffer
 from nodes.stage.attempt import Attempt
+from nodes.stage.table import SlotTable, size_bytes
+from nodes.tasks import Context, Output
 
 CODEC: Codec[StageResult] = Codec(RESULTS)
 WORK = Work("b", "r", "g", "t", "kind", "run", 1, 60.0, ())
@@ -65,3 +69,28 @@ def test_a_result_that_would_be_refused_is_sent_as_a_failure(
     assert result.failure is not None
     assert result.failure.boundary == "handler"
     assert why in result.failure.message
+
+
+def ended(output: Output, *elsewhere: str) -> StageResult:
+    async def handler(_: Context) -> Output:
+        return output
+
+    buffer, task = json_buffer("task", {})
+    work = Work("b", "r", "g", "t", "kind", "init", 1, 60.0, (buffer,))
+    memory = os.memfd_create("slots")
+    os.ftruncate(memory, size_bytes(2))
+    attempt = Attempt(work, "w", "init-0", SlotTable(memory, 2), 1, None, elsewhere)
+    return asyncio.run(attempt.run([task], lambda _: handler))[0]
+
+
+@pytest.mark.parametrize("output", [Output(pinned=True, final=True), Output()])
+def test_only_what_later_stages_need_must_be_on_the_host(output: Output) -> None:
+    assert ended(output, "eval").status == "done"
+
+
+def test_a_pin_to_a_host_without_a_later_stages_worker_fails_at_once() -> None:
+    assert ended(Output(pinned=True)).status == "done"
+    failed = ended(Output(pinned=True), "run", "eval")
+    assert (failed.status, failed.retry) == ("failed", False)
+    assert failed.failure is not None
+    assert "no worker of run, eval is on the host of init-0" in failed.failure.message

@@ -108,6 +108,34 @@ def test_results_wait_for_room_in_the_window(ledger: Driver) -> None:
     assert seqs(ledger) == [3]
 
 
+def test_results_wait_for_room_in_bytes_and_one_has_it_always() -> None:
+    ledger = Driver(replace(RULES, client_bytes=1000))
+    ledger.client()
+    ledger.submit("r1", "r2", "r3")
+    ledger.worker("w1", slots=3)
+    delivered = []
+    for number, size_bytes in enumerate((5000, 600, 600), 1):
+        ledger.result("w1", f"r{number}", 1, final=True, size_bytes=size_bytes)
+        delivered += seqs(ledger)
+    assert delivered == [1]
+    ledger.ack((1, 1))
+    assert seqs(ledger) == [2]
+    ledger.ack((2, 2))
+    assert seqs(ledger) == [3]
+    ledger.ack((3, 3))
+    ledger.ledger.validate()
+
+
+def test_a_client_that_never_submitted_is_forgotten(ledger: Driver) -> None:
+    for number in range(3):
+        ledger.client(f"looks-{number}")
+        ledger.leave(f"looks-{number}")
+    ledger.client("stays")
+    ledger.submit("r1", client="stays")
+    ledger.leave("stays")
+    assert [client["client_id"] for client in ledger.ledger.status(0.0)["clients"]] == ["stays"]
+
+
 def test_a_result_is_kept_before_it_is_delivered(ledger: Driver) -> None:
     ledger.client()
     ledger.submit("r1")
