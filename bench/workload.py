@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOKENS = 8192
-IN_FLIGHT = 64
+IN_FLIGHT = 256
 PROMPT_TOKENS = 64
 BYTES_PER_TOKEN = 9
 HEADER = struct.Struct("<qd")

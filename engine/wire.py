@@ -2,7 +2,10 @@
 
     frame 0    b"rollmq/1 submit"              protocol version and kind, ASCII
     frame 1    {"submit_id": "s-1", ...}       the header, JSON
-    frame 2..  raw little-endian buffers       one for each entry of the header's "buffers"
+    frame 2..  raw little-endian buffers       those of the header's "buffers", in order
+
+A body frame holds one buffer, or several that follow one another without a gap: `pack` joins small
+ones, because a frame costs more than its bytes.
 
 Wrong version, unknown kind, a header that does not fit its record, missing or trailing frames, and
 buffers whose length is not what their dtype and shape say are refused, naming the field. Body
@@ -28,6 +31,7 @@ _DTYPES = {
     name: np.dtype(name).newbyteorder("<")
     for name in ("int32", "int64", "float32", "float64", "uint8")
 }
+PACK_BYTES = 256 * 1024  # above, copying costs more than another frame
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 M = TypeVar("M")
@@ -72,7 +76,7 @@ class Codec(Generic[M]):
 
 
 def encode(message: Message, body: Sequence[Any] = ()) -> list[Any]:
-    """Return the frames of `message`; `body` holds one buffer for each of its descriptions.
+    """Return the frames of `message`; `body` holds the buffers that it describes.
 
     Raises: LocalProtocolError if body and descriptions differ.
     """
@@ -82,6 +86,13 @@ def encode(message: Message, body: Sequence[Any] = ()) -> list[Any]:
     except RemoteProtocolError as wrong:
         raise LocalProtocolError(str(wrong)) from None
     return [PREFIX + message.kind.encode(), orjson.dumps(message), *body]
+
+
+def pack(body: Sequence[Any]) -> Sequence[Any]:
+    """Return a body of one buffer a frame as one frame, if it is small and no buffer is empty."""
+    if len(body) < 2 or size_bytes(body) > PACK_BYTES or not all(map(len, body)):
+        return body
+    return [b"".join(body)]
 
 
 def forward(message: Message, body: Sequence[Any]) -> list[Any]:
@@ -121,6 +132,8 @@ def read_buffer(buffer: Buffer, frame: Any) -> Any:
         except orjson.JSONDecodeError as wrong:
             raise RemoteProtocolError(str(wrong), buffer.name) from None
     array = np.frombuffer(data, dtype=_DTYPES[buffer.dtype])
+    if not array.flags.aligned:
+        array = array.copy()
     if buffer.shape == array.shape:
         return array
     try:
@@ -138,10 +151,25 @@ def read_body(
     """
     values: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
-    for buffer, frame in zip(buffers, body, strict=True):
+    for buffer, frame in zip(buffers, split(buffers, body), strict=True):
         into = values if buffer.dtype == "json" else arrays
         into[buffer.name] = read_buffer(buffer, frame)
     return values, arrays
+
+
+def split(buffers: Sequence[Buffer], body: Sequence[Any]) -> Sequence[Any]:
+    """Return one frame for each buffer of a checked body: views on a frame that holds several."""
+    if len(buffers) == len(body):
+        return body
+    parts: list[Any] = []
+    frames = iter(body)
+    frame, at = memoryview(b""), 0
+    for buffer in buffers:
+        if at == len(frame):
+            frame, at = memoryview(next(frames)), 0
+        parts.append(frame[at : at + buffer.size_bytes])
+        at += buffer.size_bytes
+    return parts
 
 
 def size_bytes(body: Sequence[Any]) -> int:
@@ -163,16 +191,36 @@ def _parse(header: bytes) -> Any:
 
 
 def _check_body(described: Sequence[Buffer], body: Sequence[Any]) -> None:
-    if len(described) != len(body):
-        raise RemoteProtocolError(f"{len(described)} described, {len(body)} sent", "buffers")
+    sizes = [buffer.size_bytes for buffer in described]
+    lengths = [len(frame) for frame in body]
+    if sizes != lengths:
+        _check_packed(described, sizes, lengths)
     names = set()
-    for buffer, frame in zip(described, body, strict=True):
-        size = buffer.size_bytes
+    for buffer in described:
         if buffer.dtype == "json" and len(buffer.shape) != 1:
             raise RemoteProtocolError("json has one dimension", f"buffers.{buffer.name}")
-        if size != len(frame):
-            expected = f"{buffer.dtype} {list(buffer.shape)} is {size} bytes"
-            raise RemoteProtocolError(f"{expected}, got {len(frame)}", f"buffers.{buffer.name}")
         names.add(buffer.name)
     if len(names) != len(described):
         raise RemoteProtocolError("names repeat", "buffers")
+
+
+def _check_packed(described: Sequence[Buffer], sizes: list[int], lengths: list[int]) -> None:
+    """Refuse a body whose frames are not, each, one buffer or several that are not empty."""
+    position = 0
+    for length in lengths:
+        left, first = length, position
+        while position < len(sizes) and (position == first or left):
+            size = sizes[position]
+            if size > left or (not size and left):
+                buffer = described[position]
+                expected = f"{buffer.dtype} {list(buffer.shape)} is {size} bytes"
+                raise RemoteProtocolError(f"{expected}, got {left}", f"buffers.{buffer.name}")
+            left -= size
+            position += 1
+        if position == first:
+            raise RemoteProtocolError(f"{len(sizes)} described, another frame sent", "buffers")
+        if left:
+            field = f"buffers.{described[-1].name}"
+            raise RemoteProtocolError(f"{left} bytes more were sent than it has", field)
+    if position < len(sizes):
+        raise RemoteProtocolError(f"{len(sizes)} described, {position} sent", "buffers")

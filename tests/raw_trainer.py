@@ -1,6 +1,7 @@
 """A trainer written from docs/protocol.md with pyzmq and json, and nothing of rollmq."""
 
 import json
+import math
 import struct
 import time
 from collections import deque
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 import zmq
 
-FORMATS = {"int32": "i", "int64": "q", "float32": "f", "float64": "d", "uint8": "B"}
+FORMATS = {"int32": "i", "int64": "q", "float32": "f", "float64": "d", "uint8": "B", "json": "B"}
 DEADLINE_S = 15.0
 
 
@@ -22,12 +23,13 @@ class Message:
         assert version == b"rollmq/1"
         self.kind = kind.decode()
         self.header: dict[str, Any] = json.loads(frames[1])
-        described = self.header.get("buffers", [])
-        assert len(described) == len(frames) - 2
-        self.buffers = {
-            buffer["name"]: read(buffer, frame)
-            for buffer, frame in zip(described, frames[2:], strict=True)
-        }
+        self.buffers = {}
+        body = b"".join(frames[2:])
+        for buffer in self.header.get("buffers", []):
+            size = struct.calcsize(FORMATS[buffer["dtype"]]) * math.prod(buffer["shape"])
+            self.buffers[buffer["name"]] = read(buffer, body[:size])
+            body = body[size:]
+        assert not body
 
     def __getitem__(self, field: str) -> Any:
         return self.header[field]

@@ -13,7 +13,7 @@ from typing import Any
 from engine.journal import Journal, NullJournal
 from engine.journal.segments import Location
 from engine.records import Buffer
-from engine.wire import size_bytes
+from engine.wire import size_bytes, split
 
 
 @dataclass(slots=True, eq=False)
@@ -63,15 +63,20 @@ class Bodies:
 
         Raises: JournalError if a part cannot be read back.
         """
-        buffers: dict[str, Buffer] = {}
-        frames: dict[str, Any] = {}
+        buffers: list[Buffer] = []
+        frames: list[Any] = []
         for order in orders:
             for part in self._parts.get(order, ()):
                 found = part.frames if part.frames is not None else self._read(part)
-                for buffer, frame in zip(part.buffers, found, strict=True):
-                    buffers[buffer.name] = buffer
-                    frames[buffer.name] = frame
-        return tuple(buffers.values()), list(frames.values())
+                buffers += part.buffers
+                frames += found
+        if len({buffer.name for buffer in buffers}) == len(buffers):
+            return tuple(buffers), frames
+        last = {
+            buffer.name: (buffer, frame)
+            for buffer, frame in zip(buffers, split(buffers, frames), strict=True)
+        }
+        return tuple(buffer for buffer, _ in last.values()), [frame for _, frame in last.values()]
 
     def free(self, order: int) -> None:
         """Drop everything under an order, in memory and on disk."""
@@ -84,6 +89,8 @@ class Bodies:
         assert part.location is not None
         self.reads += 1
         data = self._journal.read_body(part.location)
+        if all(buffer.size_bytes for buffer in part.buffers):
+            return [data]
         frames, start = [], 0
         for buffer in part.buffers:
             end = start + buffer.size_bytes

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,15 +18,15 @@ import numpy.typing as npt
 from engine.errors import BoundaryError, LocalProtocolError, ProtocolError
 from engine.messages import RESULTS, StageResult, Work
 from engine.messages.worker import AttemptStatus
-from engine.records import TRAJECTORY, Buffer, Failure, Task, Trajectory, Usage
-from engine.wire import Codec, array_buffer, encode, json_buffer, read_body
+from engine.records import ITEM_BYTES, TRAJECTORY, Buffer, Failure, Task, Trajectory, Usage
+from engine.wire import Codec, array_buffer, encode, json_buffer, pack, read_body
 
 from ..tasks import Generation, Model, Output, Sampling
 from .handlers import Handler, is_async
 from .table import SlotTable, Watched
 
 SPANS = "policy_spans"  # left out where no span is known
-Ended = tuple[StageResult, list[Any]]
+Ended = tuple[StageResult, Sequence[Any]]
 CODEC: Codec[StageResult] = Codec(RESULTS)
 
 
@@ -226,6 +226,7 @@ class Attempt:
             if name in TRAJECTORY:
                 raise LocalProtocolError("is a trajectory's own array", name)
             described.append(array_buffer(name, array))
+        described.sort(key=_alignment)
         result = self._result(
             "done",
             outcome=output.outcome,
@@ -236,7 +237,7 @@ class Attempt:
             trainable=output.trainable,
             buffers=tuple([buffer for buffer, _ in described]),
         )
-        return result, [frame for _, frame in described]
+        return result, pack([frame for _, frame in described])
 
     def _failed(self, boundary: str, error: str, message: str, *, retry: bool = True) -> Ended:
         work = self._work
@@ -276,6 +277,11 @@ def _has_handlers_words(result: StageResult) -> bool:
         or any(count.__class__ is not int or count < 0 for count in counts)
         or any(b.name not in TRAJECTORY and b.name != result.stage for b in result.buffers)
     )
+
+
+def _alignment(described: tuple[Buffer, Any]) -> int:
+    """Order buffers so that each begins at a multiple of its items' size, packed or not."""
+    return -ITEM_BYTES[described[0].dtype]
 
 
 def _finite(name: str, value: float) -> float:

@@ -24,11 +24,14 @@ from engine.messages import (
 from engine.records import Buffer
 from engine.wire import (
     HEADER_BYTES,
+    PACK_BYTES,
     PREFIX,
     Codec,
     array_buffer,
     encode,
     json_buffer,
+    pack,
+    read_body,
     read_buffer,
     size_bytes,
 )
@@ -303,6 +306,69 @@ def test_an_empty_array_of_an_impossible_shape_is_refused(shape: tuple[int, ...]
 def test_a_json_frame_that_does_not_parse_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="a: "):
         read_buffer(Buffer("a", "json", (1,)), b"{")
+
+
+ARRAYS = st.lists(
+    st.sampled_from(["int32", "int64", "float32", "uint8"]).flatmap(
+        lambda dtype: st.integers(0, 3).map(lambda n: np.arange(n, dtype=dtype))
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def described(arrays: list[Any]) -> tuple[tuple[Buffer, ...], list[Any]]:
+    pairs = [array_buffer(f"a{number}", array) for number, array in enumerate(arrays)]
+    return tuple(buffer for buffer, _ in pairs), [frame for _, frame in pairs]
+
+
+def cut_up(data: st.DataObject, body: list[Any]) -> list[bytes]:
+    """Join neighbours, none of them empty, as a sender may."""
+    frames: list[bytes] = []
+    for part in map(bytes, body):
+        if frames and frames[-1] and part and data.draw(st.booleans()):
+            frames[-1] += part
+        else:
+            frames.append(part)
+    return frames
+
+
+@FAST
+@given(arrays=ARRAYS, data=st.data())
+def test_buffers_are_the_same_however_they_share_frames(
+    arrays: list[Any], data: st.DataObject
+) -> None:
+    buffers, body = described(arrays)
+    sent_ = cut_up(data, body)
+    work = Work("b", "r", "g", "t", "k", "run", 1, 1.0, buffers)
+    message, frames_ = WORKER.decode(encode(work, sent_))
+    _, received = read_body(message.buffers, frames_)
+    for number, array in enumerate(arrays):
+        assert np.array_equal(received[f"a{number}"], array)
+        assert received[f"a{number}"].flags.aligned
+    assert frames_ == sent_
+
+
+@FAST
+@given(arrays=ARRAYS, data=st.data())
+def test_a_cut_or_longer_body_is_refused(arrays: list[Any], data: st.DataObject) -> None:
+    buffers, body = described(arrays)
+    sent_ = cut_up(data, body)
+    at = data.draw(st.integers(0, len(sent_) - 1))
+    if data.draw(st.booleans()) or not sent_[at]:
+        sent_[at] += b"more"
+    else:
+        sent_[at] = sent_[at][:-1]
+    work = Work("b", "r", "g", "t", "k", "run", 1, 1.0, buffers)
+    with pytest.raises(LocalProtocolError, match="buffers"):
+        encode(work, sent_)
+
+
+def test_small_buffers_share_a_frame_and_large_ones_do_not() -> None:
+    small = [b"1234", b"56", b"7"]
+    assert pack(small) == [b"1234567"]
+    for apart in ([b"1"], [b"1", b""], [b"1", bytes(PACK_BYTES)]):
+        assert pack(apart) == apart
 
 
 @FAST
