@@ -3,9 +3,9 @@
 Job: find the tokens that a template puts after an assistant's turn, by rendering the new messages
 behind a short base conversation and cutting after the end token of the base's last turn.
 Does not know: the template's language; `Render` hides it.
-Invariants: what was said is not rendered again. The cut is trusted only if two bases with different
-texts give the same tokens behind it; else the template cannot go on from here. Cutting at the end
-token brings back the newline that templates write behind it and no model samples.
+Invariants: what was said is not rendered again. The cut is trusted only if two bases of different
+texts and lengths give the same tokens behind it; else the template cannot go on from here. Cutting
+at the end token brings back the newline that templates write behind it and no model samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from .openai_form import Form, message_forms, tool_forms
 from .records import Message, ToolCall, ToolSpec
 from .template import Ids, is_closed
 
-BASES = ("Yes.", "On the contrary: no, 7.")
+BASES = (("Yes.",), ("Maybe.", "On the contrary: no, 7."))  # what the assistant said, turn by turn
 
 
 class Render(Protocol):
@@ -65,7 +65,7 @@ class FixedBaseTemplate:
         tools: Sequence[ToolSpec],
     ) -> Ids | None:
         """Return int32 [n]: what follows a completion; None if the template has no such point."""
-        found = [self._behind(text, messages, tools) for text in BASES]
+        found = [self._behind(said, messages, tools) for said in BASES]
         if found[0] is None or found[0] != found[1]:
             return None
         closed = is_closed(completion, self.stop_token_ids)
@@ -77,9 +77,9 @@ class FixedBaseTemplate:
         return hermes.read_completion(self._decode(completion[: len(completion) - closed].tolist()))
 
     def _behind(
-        self, text: str, messages: Sequence[Message], tools: Sequence[ToolSpec]
+        self, said: Sequence[str], messages: Sequence[Message], tools: Sequence[ToolSpec]
     ) -> list[int] | None:
-        base = _base(text, messages)
+        base = _base(said, messages)
         told = tool_forms(tools)
         try:
             closed = self._render(message_forms(base), told, asks=False).count(self._end)
@@ -90,8 +90,11 @@ class FixedBaseTemplate:
         return whole[ends[closed - 1] + 1 :] if 0 < closed <= len(ends) else None
 
 
-def _base(text: str, messages: Sequence[Message]) -> list[Message]:
-    """Return a question and a turn that `messages` may follow: with a call for each answer."""
+def _base(said: Sequence[str], messages: Sequence[Message]) -> list[Message]:
+    """Return turns that `messages` may follow: the last has a call for each answer of a tool."""
     answers = [message for message in messages if message.role == "tool"]
     calls = tuple(ToolCall(each.name or "tool", {}, each.call_id) for each in answers)
-    return [Message("user", "Well?"), Message("assistant", text, calls=calls)]
+    base: list[Message] = []
+    for text in said:
+        base += [Message("user", "Well?"), Message("assistant", text)]
+    return [*base[:-1], Message("assistant", said[-1], calls=calls)]
