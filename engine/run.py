@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -66,7 +67,8 @@ def run(
     KeyboardInterrupt before the first rollout, or at the second Ctrl-C.
     """
     name, stale = _name(options)
-    summary = Summary()
+    sections = {point.name: point.load()() for point in entry_points(group="rollmq.summaries")}
+    summary = Summary(sections)
     job = _Job(topology, tasks, options, console, name, _done(options, summary), summary)
     with Supervisor(topology) as supervisor:
         console.print(f"starting {len(supervisor.pids)} nodes of {topology.name}")

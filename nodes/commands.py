@@ -2,7 +2,7 @@
 
     rollmq tasks calculator --count 100 --seed 7 --out tasks.jsonl
     rollmq tasks reasoning-gym --names gcd,lcm --count 100 --seed 7 --out tasks.jsonl
-    rollmq show ROLLOUT --out DIR [--json] [--tokens N]
+    rollmq show ROLLOUT --out DIR [--json] [--tokens N] [--color WHEN]
 
 Job: read arguments, call what does the work, return an exit status.
 Does not know: how tasks are made or rollouts are drawn.
@@ -94,8 +94,9 @@ def show(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the directory of a finished run")
     parser.add_argument("--json", action="store_true", help="its record as JSON")
     parser.add_argument("--tokens", type=int, default=0, help="list so many tokens one by one")
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     chosen = parser.parse_args(arguments)
-    from .show import find, show_json, show_rollout  # noqa: PLC0415 - needs the tokenizer
+    from .show import console_for, find, show_json, show_rollout  # noqa: PLC0415 - the tokenizer
 
     try:
         rollout = find(chosen.out / "trajectories.jsonl", chosen.rollout)
@@ -105,7 +106,7 @@ def show(arguments: Sequence[str]) -> int:
     if chosen.json:
         show_json(rollout)
     else:
-        show_rollout(rollout, chosen.tokens)
+        show_rollout(rollout, chosen.tokens, console_for(chosen.color))
     return 0
 
 

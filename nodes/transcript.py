@@ -94,7 +94,7 @@ class Transcript:
         turn["completion"][1] = self._length
         turn["finish_reason"] = generation.finish_reason
         turn["aborts"] += int(generation.finish_reason == "abort")
-        turn["backend"] = generation.backend
+        turn["backend"] = generation.backend or turn["backend"]
         turn["seconds"] = round(turn["seconds"] + seconds, 6)
         for name in ("queue_s", "prefill_s", "decode_s"):
             turn[name] = round(turn[name] + getattr(generation, name), 6)

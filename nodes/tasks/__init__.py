@@ -41,7 +41,7 @@ class Generation:
 
     token_ids: int32 [n]. logprobs: float32 [n], of the policy that sampled.
     policy_spans: int32 [k, 3]; (start, end, policy_version) over the completion, end exclusive;
-    they cover it in order.
+    they cover it in order, or there are none.
     cached_tokens: prompt tokens that the backend's prefix cache already held.
     queue_s, prefill_s, decode_s: seconds in the backend; before the prompt was computed, until the
     first token, and until the last. backend: the node that sampled.
@@ -66,8 +66,9 @@ class Generation:
         if not np.isfinite(logprobs).all() or (logprobs > 0).any() or (logprobs <= SENTINEL).any():
             raise ValueError("a log-probability is missing, not finite or above 0")
         length, edges = len(self.token_ids), self.policy_spans[:, :2].tolist()
-        starts, ends = [start for start, _ in edges], [end for _, end in edges]
-        if [0, *ends] != [*starts, length] or any(start > end for start, end in edges):
+        places = [0, *(end for _, end in edges)]
+        starts = [*(start for start, _ in edges), length]
+        if edges and (places != starts or places != sorted(places)):
             raise ValueError(f"policy_spans {edges} do not cover {length} tokens in order")
 
 

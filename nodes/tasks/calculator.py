@@ -106,7 +106,7 @@ async def run(context: Context) -> Output:
     sampling = Sampling(temperature=payload.temperature)
     template = _template(payload)
     result = await converse(context, template, [CALCULATOR], limits, messages, sampling=sampling)
-    return result.output()
+    return result.output(template=payload.template)
 
 
 def _template(payload: Payload) -> Template:
