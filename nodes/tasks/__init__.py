@@ -63,7 +63,9 @@ class Generation:
     def __post_init__(self) -> None:
         _expect_arrays(self.token_ids, self.logprobs, self.policy_spans)
         logprobs = self.logprobs
-        if not np.isfinite(logprobs).all() or (logprobs > 0).any() or (logprobs <= SENTINEL).any():
+        if len(logprobs) and not (
+            logprobs.min() > SENTINEL and logprobs.max() <= 0
+        ):  # nan: neither
             raise ValueError("a log-probability is missing, not finite or above 0")
         length, edges = len(self.token_ids), self.policy_spans[:, :2].tolist()
         places = [0, *(end for _, end in edges)]
