@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+import orjson
+
 from .records import BadCall, Call, Message, ToolCall, ToolSpec
 
 THINK, THOUGHT = "<think>", "</think>"
@@ -111,8 +113,8 @@ def _read_call(match: re.Match[str]) -> Call:
     if not match[0].endswith(CALLED):
         return BadCall(inner, f"the tool call has no {CALLED}")
     try:
-        written: Any = json.loads(inner)
-    except (ValueError, RecursionError) as wrong:
+        written: Any = orjson.loads(inner)  # refuses what could not be written again
+    except orjson.JSONDecodeError as wrong:
         return BadCall(inner, f"the tool call is not JSON: {wrong}")
     if not isinstance(written, dict):
         return BadCall(inner, "the tool call is not a JSON object")

@@ -4,7 +4,8 @@ Job: turns within limits, each limit with its outcome.
 Does not know: which model, template or tools; who scores.
 Invariants: every completion that arrived is in the conversation, whatever happens next. The session
 is released on every path. What an update of the weights aborted goes on where it stopped, in the
-same turn. A BoundaryError is never an outcome.
+same turn. A BoundaryError is never an outcome, and a conversation in which the model never had a
+turn is a BoundaryError: there is nothing that it could be rewarded for.
 """
 
 import asyncio
@@ -99,7 +100,8 @@ async def converse(
     `sampling` says how; its max_tokens and stop_token_ids are set here. `reply` is asked after a
     turn without tool calls what the user says next; nothing ends the conversation.
 
-    Raises: BoundaryError if a backend or what a tool stands on fails; ValueError for bad tools.
+    Raises: BoundaryError if a backend or what a tool stands on fails, or if a limit leaves the
+    model no turn at all; ValueError for bad tools.
     """
     box = Toolbox(tools)
     talk = Conversation(template, messages, box.specs)
@@ -114,6 +116,8 @@ async def converse(
     except TimeoutError:
         if not deadline.expired():
             raise
+        if not talk.turns:
+            raise BoundaryError("backend", f"no completion in {limits.wall_s:g} s") from None
     finally:
         await context.model.release(session)
     return Result(talk, limit)
@@ -134,7 +138,7 @@ class _Agent:
         for _ in range(self.limits.turns):
             room, narrowest = self._room()
             if room < 1:
-                return narrowest
+                return self._ended(narrowest)
             cut = await self._turn(room, narrowest)
             said = self.talk.said()
             if cut and not (self.limits.goes_on_when_cut and cut == "turn_tokens"):
@@ -144,6 +148,13 @@ class _Agent:
                 return ""
             self.talk.say(heard)
         return "turns"
+
+    def _ended(self, limit: Limit) -> Limit:
+        """Return the limit that ended the conversation, if the model had a turn before it."""
+        if not self.talk.turns:
+            why = f"no room for a turn: {limit} in {self.limits}, {len(self.talk)} prompt tokens"
+            raise BoundaryError("handler", why, retry=False)
+        return limit
 
     def _room(self) -> tuple[int, Limit]:
         """Return how many tokens the next turn may have, and the limit that says so."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
+import orjson
 from renderers import (
     ParsedToolCall,
     Renderer,
@@ -134,4 +135,8 @@ def _call(call: ParsedToolCall) -> Call:
         arguments = {}
     if not isinstance(arguments, dict):
         return BadCall(call.raw, "the tool call's arguments are not a JSON object")
+    try:
+        orjson.dumps([call.name, arguments])
+    except TypeError:  # half a surrogate pair, which no text can hold
+        return BadCall(call.raw, "the tool call is not JSON")
     return ToolCall(call.name, arguments, call.id or "")

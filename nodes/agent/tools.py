@@ -9,8 +9,10 @@ tool, is a BoundaryError and nothing that the model is told.
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import orjson
 from jsonschema import Draft202012Validator, SchemaError, ValidationError
 from jsonschema.exceptions import best_match
 
@@ -19,6 +21,7 @@ from engine.errors import BoundaryError, RollmqError
 from .records import BadCall, Call, Message, ToolCall, ToolSpec
 
 ANSWER_CHARACTERS = 20_000  # of one answer; the rest is left out, and the model is told so
+ERROR_CHARACTERS = 300  # of one error, in a turn's record
 
 
 class ToolError(RollmqError):
@@ -93,12 +96,18 @@ class Toolbox:
 
 def _validator(tool: Tool) -> Any:
     try:
-        Draft202012Validator.check_schema(tool.parameters)
+        return _compiled(orjson.dumps(tool.parameters))
     except SchemaError as wrong:
-        raise ValueError(
-            f"tool {tool.name}: its parameters are no schema: {wrong.message}"
-        ) from None
-    return Draft202012Validator(tool.parameters)
+        why = f"tool {tool.name}: its parameters are no schema: {wrong.message}"
+        raise ValueError(why) from None
+
+
+@lru_cache(maxsize=256)
+def _compiled(schema: bytes) -> Any:
+    """Return a validator; a rollout's tools are mostly those of the one before."""
+    parameters = orjson.loads(schema)
+    Draft202012Validator.check_schema(parameters)
+    return Draft202012Validator(parameters)
 
 
 def _place(wrong: ValidationError) -> str:
@@ -106,10 +115,12 @@ def _place(wrong: ValidationError) -> str:
 
 
 def _error(name: str, why: str) -> Answer:
-    return Answer(name, f"error: {_bounded(why)}", _bounded(why))
+    return Answer(name, f"error: {_bounded(why)}", _bounded(why)[:ERROR_CHARACTERS])
 
 
 def _bounded(text: str) -> str:
+    """Return a text that can be encoded, and is not too long."""
+    text = text.encode("utf-8", "replace").decode()
     if len(text) <= ANSWER_CHARACTERS:
         return text
     return f"{text[:ANSWER_CHARACTERS]}\n[{len(text) - ANSWER_CHARACTERS} characters left out]"

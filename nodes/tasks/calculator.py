@@ -45,7 +45,7 @@ class Payload:
     max_tokens: Annotated[int, AtLeast(1), "to sample in each turn"] = 256
     context_tokens: Annotated[int, AtLeast(2), "prompt and completion together"] = 4096
     temperature: Annotated[float, AtLeast(0), "of sampling"] = 1.0
-    wall_s: Annotated[float, AtLeast(0), "seconds for the conversation"] = 120.0
+    wall_s: Annotated[float, AtLeast(1), "seconds for the conversation"] = 120.0
     template: Annotated[Text, "a model's folder; empty for rollmq's own tokenizer"] = ""
     renderer: Annotated[Text, "of the package renderers; empty for the folder's template"] = ""
 

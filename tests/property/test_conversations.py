@@ -5,10 +5,12 @@ from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+import orjson
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.agent import ChatmlTemplate, Conversation, Message
+from nodes.agent import ChatmlTemplate, Conversation, Message, ToolCall
+from nodes.agent.hermes import read_completion
 from nodes.agent.template import is_closed
 from nodes.tasks import Generation
 from nodes.tokens import Tokens
@@ -145,6 +147,7 @@ def check_segments(played: Played) -> None:
     assert edges[1:, 0].tolist() == edges[:-1, 1].tolist()
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(MADE)), st.lists(turns(QWEN.get_vocab_size()), max_size=6))
 def test_prompts_only_grow_and_every_array_stays_aligned(kind: str, script: list[Turn]) -> None:
     played = Played(MADE[kind](QWEN))
@@ -155,6 +158,7 @@ def test_prompts_only_grow_and_every_array_stays_aligned(kind: str, script: list
     check_segments(played)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(MADE)), st.lists(turns(QWEN.get_vocab_size()), min_size=1, max_size=4))
 def test_a_segment_that_goes_on_never_encodes_what_was_sampled(
     kind: str, script: list[Turn]
@@ -172,6 +176,7 @@ def test_a_segment_that_goes_on_never_encodes_what_was_sampled(
             assert len(said) < 12 or said in heard or said not in told
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(9, VOCABULARY.size - 1), min_size=40), min_size=1, max_size=3))
 def test_tokens_that_a_round_trip_through_text_changes_are_kept(
     completions: list[list[int]],
@@ -203,3 +208,17 @@ def test_a_counting_template_opens_a_segment_for_every_turn() -> None:
         "template",
         "template",
     ]
+
+
+CALLS = st.builds("<tool_call>{}</tool_call>".format, st.text(max_size=40))
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(TEXTS, CALLS, st.sampled_from(["<think>", "</think>", "<tool_call>"]))))
+def test_any_completion_is_read_as_something_that_can_be_sent(parts: list[str]) -> None:
+    said = read_completion("".join(parts))
+    for each in said.calls:
+        if isinstance(each, ToolCall):
+            assert orjson.loads(orjson.dumps([each.name, each.arguments]))[0] == each.name
+        else:
+            assert each.why

@@ -75,11 +75,12 @@ def test_several_calls_are_answered_in_order() -> None:
 @pytest.mark.parametrize(
     ("says", "told"),
     [
-        ("<tool_call>\n{oops\n</tool_call>", "error: the tool call is not JSON: Expecting"),
+        ("<tool_call>\n{oops\n</tool_call>", "error: the tool call is not JSON: "),
         ("<tool_call>\n[1]\n</tool_call>", "error: the tool call is not a JSON object"),
         ('<tool_call>{"name": 1}</tool_call>', 'error: the tool call has no "name"'),
         ('<tool_call>{"name": "add", "arguments": 1}</tool_call>', "error: the tool call's"),
         ('<tool_call>{"name": "add"', "error: the tool call has no </tool_call>"),
+        (r'<tool_call>{"name": "\ud800"}</tool_call>', "error: the tool call is not JSON: "),
         (call("subtract", a=1), "error: no tool 'subtract'; there are: add"),
         (call("add", a=1), "error: arguments: 'b' is a required property"),
         (call("add", a="1", b=2), "error: arguments.a: '1' is not of type 'integer'"),
@@ -137,7 +138,6 @@ def test_a_backend_that_fails_is_no_outcome() -> None:
         (replace(LIMITS, turn_tokens=5), "turn_tokens", 1),
         (replace(LIMITS, tokens=30), "tokens", 2),
         (replace(LIMITS, context_tokens=330), "context", 2),
-        (replace(LIMITS, context_tokens=100), "context", 0),
     ],
 )
 def test_each_limit_ends_the_conversation_as_truncated(
@@ -150,6 +150,29 @@ def test_each_limit_ends_the_conversation_as_truncated(
     asked = [(len(p), s.max_tokens) for p, s in zip(model.prompts, model.samplings, strict=True)]
     assert all(length + most <= limits.context_tokens for length, most in asked)
     assert int(result.conversation.trajectory().loss_mask.sum()) <= limits.tokens
+
+
+def test_a_conversation_without_a_turn_is_a_failure_and_nothing_to_reward() -> None:
+    with pytest.raises(BoundaryError, match="no room for a turn: context in") as raised:
+        talk(ScriptedModel(CALL), replace(LIMITS, context_tokens=100))
+    assert not raised.value.retry
+
+    async def never(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    model = ScriptedModel(never)
+    with pytest.raises(BoundaryError, match=r"no completion in 0\.05 s") as raised:
+        talk(model, replace(LIMITS, wall_s=0.05))
+    assert (raised.value.boundary, raised.value.retry) == ("backend", True)
+    assert model.released == ["r.2"]
+
+
+def test_what_no_text_can_hold_reaches_the_model_as_something_else() -> None:
+    async def odd(**_: Any) -> str:
+        return "a\udcffb"
+
+    result = talk(ScriptedModel(CALL, ANSWER), tools=(replace(ADDING, call=odd),))
+    assert heard(result) == ["a?b"]
 
 
 def test_a_backend_that_clips_to_its_own_context_is_the_limit_context() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import BoundaryError
@@ -115,6 +115,7 @@ NUMBERS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(NUMBERS)
 def test_an_expression_is_worth_what_python_says(expression: str) -> None:
     try:
@@ -125,6 +126,7 @@ def test_an_expression_is_worth_what_python_says(expression: str) -> None:
         assert found == eval(expression)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=250))
 def test_any_text_is_a_number_or_a_word_to_the_model(text: str) -> None:
     with contextlib.suppress(ToolError):
