@@ -87,9 +87,9 @@ def _question(chance: random.Random) -> dict[str, Any]:
 
 
 async def init(context: Context) -> Output:
-    """Check the payload; there is nothing to prepare."""
-    read_payload(context.task.payload)
-    return Output()
+    """Write the messages that open the conversation: (role, text) pairs."""
+    payload = read_payload(context.task.payload)
+    return Output(data={"messages": [("system", SYSTEM), ("user", payload.question)]})
 
 
 async def run(context: Context) -> Output:
@@ -102,7 +102,7 @@ async def run(context: Context) -> Output:
         context_tokens=payload.context_tokens,
         wall_s=payload.wall_s,
     )
-    messages = [Message("system", SYSTEM), Message("user", payload.question)]
+    messages = [Message(role, text) for role, text in context.data["init"]["messages"]]
     sampling = Sampling(temperature=payload.temperature)
     template = _template(payload)
     result = await converse(context, template, [CALCULATOR], limits, messages, sampling=sampling)

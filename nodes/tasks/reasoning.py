@@ -68,9 +68,9 @@ def read_payload(payload: dict[str, Any]) -> Payload:
 
 
 async def init(context: Context) -> Output:
-    """Check the payload; there is nothing to prepare."""
-    read_payload(context.task.payload)
-    return Output()
+    """Write the messages that open the conversation: (role, text) pairs."""
+    payload = read_payload(context.task.payload)
+    return Output(data={"messages": [("system", SYSTEM), ("user", payload.question)]})
 
 
 async def run(context: Context) -> Output:
@@ -86,7 +86,7 @@ async def run(context: Context) -> Output:
     async def check(talk: Conversation) -> list[Message]:
         return [Message("user", CHECK)] if len(talk.turns) < payload.turns else []
 
-    messages = [Message("system", SYSTEM), Message("user", payload.question)]
+    messages = [Message(role, text) for role, text in context.data["init"]["messages"]]
     sampling = Sampling(temperature=payload.temperature)
     template = ChatmlTemplate(vocabulary)
     result = await converse(context, template, [], limits, messages, sampling=sampling, reply=check)

@@ -29,7 +29,7 @@ SAYS = (
 
 def played(model: ScriptedModel, **changes: Any) -> tuple[Output, Output]:
     where = context(model, {**PAYLOAD, **changes})
-    asyncio.run(calculator.init(where))
+    where.data["init"] = asyncio.run(calculator.init(where)).data
     ran = asyncio.run(calculator.run(where))
     where.data["run"], where.trajectory = ran.data, ran.trajectory
     return ran, asyncio.run(calculator.eval(where))
