@@ -116,7 +116,7 @@ async def converse(
     except TimeoutError:
         if not deadline.expired():
             raise
-        if not talk.turns:
+        if not agent.spent:
             raise BoundaryError("backend", f"no completion in {limits.wall_s:g} s") from None
     finally:
         await context.model.release(session)
@@ -151,7 +151,7 @@ class _Agent:
 
     def _ended(self, limit: Limit) -> Limit:
         """Return the limit that ended the conversation, if the model had a turn before it."""
-        if not self.talk.turns:
+        if not self.spent:
             why = f"no room for a turn: {limit} in {self.limits}, {len(self.talk)} prompt tokens"
             raise BoundaryError("handler", why, retry=False)
         return limit
