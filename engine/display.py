@@ -121,6 +121,17 @@ def print_summary(console: Console, report: dict[str, Any]) -> None:
         for what in ("queue_s", "work_s"):
             table.add_row(stage, what.removesuffix("_s"), *map(number, times[what].values()))
     console.print(table)
+    for name, figures in report["sections"].items():
+        if figures:
+            console.print(_section_table(name, figures))
     for failure, count in report["failures"].items():
         console.print(f"failed {count} times: {failure}", style="red")
     console.print(f"trajectories and summary: {report['out']}")
+
+
+def _section_table(name: str, figures: dict[str, float]) -> Table:
+    table = Table(name, "", box=None)
+    for figure, value in figures.items():
+        shown = f"{value:.1%}" if figure.endswith(("_share", "_rate")) else f"{value:,.4g}"
+        table.add_row(figure, shown)
+    return table

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -22,7 +23,7 @@ from .display import RunDisplay
 from .errors import RollmqError
 from .output import FILE_NAME, read_rollouts, write_rollout
 from .records import Rollout, Task
-from .summary import Summary
+from .summary import Section, Summary
 from .supervisor import Supervisor
 from .topology import Topology
 
@@ -66,7 +67,7 @@ def run(
     KeyboardInterrupt before the first rollout, or at the second Ctrl-C.
     """
     name, stale = _name(options, len(tasks) * options.group_size)
-    summary = Summary()
+    summary = Summary(sections())
     job = _Job(topology, tasks, options, console, name, _done(options, summary), summary)
     with Supervisor(topology) as supervisor:
         console.print(f"starting {len(supervisor.pids)} nodes of {topology.name}")
@@ -87,6 +88,11 @@ def run(
     return report
 
 
+def sections() -> dict[str, Section]:
+    """Return what packages add to a summary, by name."""
+    return {point.name: point.load()() for point in entry_points(group="rollmq.summaries")}
+
+
 def look_up(out: Path) -> dict[str, Any]:
     """Return the summary of the run in `out`: what it left, or what it has written so far.
 
@@ -98,7 +104,7 @@ def look_up(out: Path) -> dict[str, Any]:
         return report
     if not named.exists():
         raise RollmqError(f"{out} holds no run: expected {named}")
-    summary, run_ = Summary(), orjson.loads(named.read_bytes())
+    summary, run_ = Summary(sections()), orjson.loads(named.read_bytes())
     for rollout in read_rollouts(out / FILE_NAME) if (out / FILE_NAME).exists() else ():
         summary.add(rollout)
     report = summary.report(time.time() - run_["began"], str(out))

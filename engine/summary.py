@@ -1,15 +1,33 @@
-"""What a run amounts to: outcomes, rewards, and where the time went. Pure counting."""
+"""What a run amounts to: outcomes, rewards, and where the time went. Pure counting.
+
+What only packages of task kinds know of is counted in sections, from entry points of the group
+`rollmq.summaries`.
+"""
 
 from collections import Counter, defaultdict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from .records import OUTCOMES, Rollout
 
 
-class Summary:
-    """Adds up rollouts as they arrive."""
+class Section(Protocol):
+    """Counts something of each rollout that the engine does not know of."""
 
-    def __init__(self) -> None:
+    def add(self, rollout: Rollout) -> None:
+        """Count one rollout."""
+        ...
+
+    def report(self) -> Mapping[str, float]:
+        """Return figures by name; empty if there was nothing to count."""
+        ...
+
+
+class Summary:
+    """Adds up rollouts as they arrive; `sections` count what they know of, by name."""
+
+    def __init__(self, sections: Mapping[str, Section] | None = None) -> None:
+        self._sections = dict(sections or {})
         self.rollouts = 0
         self.tokens = 0
         self.outcomes: Counter[str] = Counter()
@@ -39,6 +57,8 @@ class Summary:
         if rollout.outcome == "failed" and rollout.failures:
             last = rollout.failures[-1]
             self._failures[f"{last.stage}: {last.boundary}: {last.error}: {last.message}"] += 1
+        for section in self._sections.values():
+            section.add(rollout)
 
     @property
     def reward_mean(self) -> float | None:
@@ -67,6 +87,7 @@ class Summary:
                 for stage, work in self._work_s.items()
             },
             "failures": dict(self._failures.most_common(10)),
+            "sections": {name: dict(each.report()) for name, each in self._sections.items()},
             "out": out,
         }
 

@@ -1,8 +1,10 @@
 """What the simulator says: text written from the prompt's tokens alone, with log-probabilities.
 
-Job: decode the prompt, solve the question if `solvers` can, and write a plausible completion that
-holds the right answer with probability `accuracy`, and a wrong one otherwise.
-Does not know: time, batches or sockets. No model is behind this.
+    text     solves the question if `solvers` can, and answers it rightly with probability
+             `accuracy`; where the system message offers a calculator, it calls it (`tool_calls`)
+    filler   writes max_tokens tokens that mean nothing, for benches that decide all lengths
+
+Job: write completions. Does not know: time, batches or sockets. No model is behind this.
 Invariants: the same prompt, seed and session give the same completion. Log-probabilities are those
 of a softmax over invented logits: finite, at most 0, one a token.
 """
@@ -11,6 +13,7 @@ import random
 import re
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,7 @@ import numpy.typing as npt
 from ..tasks import FinishReason
 from ..tokens import END, Tokens
 from .solvers import solve
+from .tool_calls import next_turn
 
 CANDIDATES = 32  # tokens that compete at each position
 LEAD = 3.0  # by how much the sampled token's logit leads on average
@@ -56,8 +60,46 @@ class Wish:
     stop_token_ids: tuple[int, ...]
 
 
-class Script:
-    """Write completions; right with probability `accuracy`."""
+class Script(Protocol):
+    """Whoever decides what is sampled."""
+
+    def complete(self, prompt: npt.NDArray[np.int32], wish: Wish) -> Completion:
+        """Return the completion of `prompt`, int32 [n]."""
+        ...
+
+
+def script(name: str, tokens: Tokens, accuracy: float = 1.0, seed: int = 0) -> Script:
+    """Return a script by its name.
+
+    Raises: KeyError if there is none of that name.
+    """
+    scripts: dict[str, Script] = {
+        "text": TextScript(tokens, accuracy, seed),
+        "filler": FillerScript(tokens, seed),
+    }
+    return scripts[name]
+
+
+class FillerScript:
+    """Write as many tokens as are asked for."""
+
+    def __init__(self, tokens: Tokens, seed: int = 0) -> None:
+        self._seed = seed
+        self._end = tokens.end
+        self._size = tokens.size
+
+    def complete(self, prompt: npt.NDArray[np.int32], wish: Wish) -> Completion:
+        """Return a completion of `wish.max_tokens` tokens, none of which ends it."""
+        entropy = entropy_of(prompt, wish, self._seed)
+        stops = np.array([self._end, *wish.stop_token_ids])
+        usable = np.setdiff1d(np.arange(self._size), stops)
+        token_ids = np.random.default_rng(entropy).choice(usable, wish.max_tokens)
+        found = logprobs(wish.max_tokens, wish.temperature, entropy)
+        return Completion(token_ids.astype(np.int32), found, "length")
+
+
+class TextScript:
+    """Write text; right with probability `accuracy`."""
 
     def __init__(self, tokens: Tokens, accuracy: float, seed: int = 0) -> None:
         self._tokens = tokens
@@ -66,7 +108,7 @@ class Script:
 
     def complete(self, prompt: npt.NDArray[np.int32], wish: Wish) -> Completion:
         """Return the completion of `prompt`, int32 [n]."""
-        entropy = self._entropy(prompt, wish)
+        entropy = entropy_of(prompt, wish, self._seed)
         chance = random.Random(entropy)  # noqa: S311 - has to be repeatable
         text = self._text(self._tokens.decode(prompt), chance)
         ids = self._tokens.encode_marked(text + END)
@@ -76,17 +118,23 @@ class Script:
         token_ids = np.array(ids[: min(length, wish.max_tokens)], dtype=np.int32)
         return Completion(token_ids, logprobs(len(token_ids), wish.temperature, entropy), reason)
 
-    def _entropy(self, prompt: npt.NDArray[np.int32], wish: Wish) -> int:
-        digest = blake2b(prompt.tobytes(), digest_size=8)
-        digest.update(repr((self._seed, wish.seed, wish.session)).encode())
-        return int.from_bytes(digest.digest(), "little")
-
     def _text(self, prompt: str, chance: random.Random) -> str:
+        is_right = chance.random() < self._accuracy
+        turn = next_turn(prompt, chance, is_right=is_right)
+        if turn is not None:
+            return turn
         questions = _TURN.findall(prompt)
         right = next((found for found in map(solve, reversed(questions)) if found), None)
-        answer = guess(right, chance, is_right=chance.random() < self._accuracy)
+        answer = guess(right, chance, is_right=is_right)
         thoughts = chance.sample(THOUGHTS, chance.randint(2, len(THOUGHTS)))
         return f"<think>{' '.join(thoughts)}</think>\n<answer>{answer}</answer>"
+
+
+def entropy_of(prompt: npt.NDArray[np.int32], wish: Wish, seed: int) -> int:
+    """Return a number that the prompt, the session and both seeds decide."""
+    digest = blake2b(prompt.tobytes(), digest_size=8)
+    digest.update(repr((seed, wish.seed, wish.session)).encode())
+    return int.from_bytes(digest.digest(), "little")
 
 
 def guess(right: str | None, chance: random.Random, *, is_right: bool) -> str:

@@ -3,72 +3,78 @@
     python -m nodes.backends.simulator --topology topology.yaml --name sim-0
 
 It answers with text that a script writes (`scripted`), after the time that a server would have
-taken (`stepping`), counting the prompt tokens that a server would have had in its cache
-(`prefix_cache`). Rewards, lengths and latencies look like those of a model; they are none.
+taken (`stepping`), by the rules by which a server schedules and caches (`schedule`, `blocks`).
+Rewards, lengths and latencies look like those of a model; they are none.
 
-Job: carry these three out as a process behind the router.
+Job: carry these out as a process behind the router.
 Does not know: tasks and expected answers; it sees token IDs alone.
-Invariants: one thread. Every ticket is answered, or was aborted, or the router gave this backend
-up. SIGTERM: no new session, what is running ends within timeouts.drain_s, goodbye, exit 0.
+Invariants: one thread. Every ticket is answered, or the router gave this backend up, or a fault of
+kind `hang` was asked for. SIGTERM: no new session, what is running ends within timeouts.drain_s,
+goodbye, exit 0.
 """
 
 import argparse
+import os
 import signal
 import sys
 import time
 from collections.abc import Sequence as Arguments
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 import zmq
 
-from engine.errors import NodeFailed, RollmqError
+from engine.errors import RollmqError
 from engine.logs import configure
 from engine.process import die_with_parent
 from engine.topology import Topology, load
-from engine.typed import AtLeast, Count, Mismatch, compile_decoder
 from engine.wire import array_buffer, read_buffer
 
-from ..inference.messages import Abort, FailureCode, Generate, Generated, GenerateFailed, Release
+from ..inference.messages import (
+    Abort,
+    Aborted,
+    FailureCode,
+    Generate,
+    Generated,
+    GenerateFailed,
+    Pause,
+    Release,
+    Resume,
+    UpdateWeights,
+)
 from ..presence import Presence
+from ..tasks import FinishReason
 from ..tokens import load as load_tokens
+from .blocks import block_names
+from .faults import Fault, Faults
 from .link import Asked, Offer, Reset, RouterLink
-from .prefix_cache import PrefixCache
-from .scripted import Completion, Script, Wish
-from .stepping import Batch, Sequence, StepTimes
+from .schedule import Request, Scheduler
+from .scripted import Completion, Wish, script
+from .simulator_options import read_options
+from .stepping import StepLoop
+from .updates import Updates
 
 MODEL = "simulator"
 TICK_S = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What topology.yaml may say under `options` of a simulator."""
-
-    accuracy: Annotated[float, "the chance of a right answer, where the question is understood"] = (
-        0.6
-    )
-    speed: Annotated[float, "divides every latency; 1 is of the order of one H100"] = 10.0
-    seed: Annotated[int, "another one, other answers"] = 0
-    context_tokens: Annotated[int, AtLeast(2), "prompt and completion together"] = 8192
-    cache_tokens: Annotated[Count, "what the prefix cache holds"] = 262_144
-    block_tokens: Annotated[int, AtLeast(1), "what the prefix cache counts in"] = 16
+REFUSALS: dict[str, tuple[FailureCode, str]] = {
+    "refuse": ("draining", "503, as asked for"),
+    "full": ("full", "429, as asked for"),
+    "error": ("backend_error", "500, as asked for"),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One request in the batch."""
+    """What a request will be answered with."""
 
-    prompt: npt.NDArray[np.int32]
     completion: Completion
-    cached_tokens: int
 
 
 class Simulator:
-    """The process: one link, one batch."""
+    """The process: one link, one step loop."""
 
     def __init__(self, topology: Topology, node: str) -> None:
         spec = topology.backend(topology.node(node).spec)
@@ -77,11 +83,15 @@ class Simulator:
         self._context = zmq.Context()
         self._link = RouterLink(self._context, topology, node, Offer(MODEL, spec.capacity))
         self._presence = Presence(self._context, topology, node, self._link.boot, "backend")
-        self._script = Script(load_tokens(), self.options.accuracy, self.options.seed)
-        self._cache = PrefixCache(self.options.cache_tokens, self.options.block_tokens)
-        self._batch = Batch[Job](StepTimes(speed=self.options.speed))
+        chosen = self.options.script, load_tokens(), self.options.accuracy, self.options.seed
+        self._script = script(*chosen)
+        self._scheduler = Scheduler[Job](self.options.limits())
+        self._loop = StepLoop(self._scheduler, self.options.times())
+        self._updates = Updates(self._loop)
+        self._faults = Faults(self.options.faults, self.options.seed)
+        self._hanging: dict[str, None] = {}
+        self._slow: dict[str, float] = {}
         self._drain_s = topology.timeouts.drain_s
-        self._prompt_tokens = self._cached_tokens = 0
         self._stop_asked = False
 
     def stop(self, *_signal: Any) -> None:
@@ -93,14 +103,14 @@ class Simulator:
         log = structlog.get_logger()
         log.info("simulator ready; no model is behind it", speed=self.options.speed)
         give_up_at = 0.0
-        while not give_up_at or (len(self._batch) and time.monotonic() < give_up_at):
+        while not give_up_at or (len(self._loop) and time.monotonic() < give_up_at):
             self._link.socket.poll(self._timeout_ms())
             now = time.monotonic()
-            for sequence in self._batch.advance(now):
-                self._answer(sequence)
+            self._advance(now)
             for message, body in self._link.receive(now):
                 self._take(message, body, now)
-            self._link.beat(now, self._batch.tickets(), self.figures())
+            self._settle()
+            self._link.beat(now, (*self._loop.tickets(), *self._hanging), self.figures())
             self._presence.beat(now, self.figures())
             if self._stop_asked and not give_up_at:
                 give_up_at = now + self._drain_s
@@ -109,30 +119,53 @@ class Simulator:
         return 0
 
     def figures(self) -> dict[str, float]:
-        """Return what status shows."""
+        """Return what status shows; the names are those of vLLM's metrics."""
+        scheduler, counts = self._scheduler, self._scheduler.counts
         return {
-            "running": len(self._batch),
-            "steps": self._batch.steps,
-            "tokens": self._batch.tokens,
-            "prompt_tokens": self._prompt_tokens,
-            "cached_tokens": self._cached_tokens,
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting) + len(self._hanging),
+            "kv_use": 1.0 - scheduler.pool.free / scheduler.pool.size,
+            "preemptions": counts.preemptions,
+            "prefix_queries": counts.prefix_queries,
+            "prefix_hits": counts.prefix_hits,
+            "steps": counts.steps,
+            "tokens": counts.tokens,
             "garbage": self._link.refusals.total,
         }
 
     def _timeout_ms(self) -> int:
-        if self._batch.due_at is None:
+        if self._loop.due_at is None:
             return int(TICK_S * 1000)
-        until_s = min(TICK_S, self._batch.due_at - time.monotonic())
+        until_s = min(TICK_S, self._loop.due_at - time.monotonic())
         return max(1, int(until_s * 1000))
+
+    def _advance(self, now: float) -> None:
+        for request in self._loop.advance(now):
+            self._answer(request, request.work.completion.finish_reason)
+
+    def _settle(self) -> None:
+        for answer in self._updates.settle():
+            self._link.policy_version = self._loop.version
+            self._link.answer(answer)
 
     def _take(self, message: Asked | Any, body: list[Any], now: float) -> None:
         match message:
             case Generate():
                 self._generate(message, body, now)
             case Abort():
-                self._batch.abort(message.request_id)
+                self._abort(message.request_id, now)
+            case Pause():
+                for request in self._updates.pause(message, now):
+                    self._answer(request, "abort")
+            case UpdateWeights():
+                self._updates.change(message)
+            case Resume():
+                self._updates.resume(message, now)
             case Reset():
-                self._batch.clear()
+                self._loop.clear()
+                self._updates.clear()
+                self._hanging.clear()
+                self._slow.clear()
             case Release():
                 pass
 
@@ -146,50 +179,92 @@ class Simulator:
         if room < 1:
             limit = self.options.context_tokens
             self._refuse(message, "too_long", f"{len(prompt)} tokens, with a context of {limit}")
-        else:
+        elif not self._suffer(self._faults.next(), message):
             self._add(message, prompt, min(message.max_tokens, room), now)
 
-    def _refuse(self, message: Generate, code: FailureCode, why: str) -> None:
-        self._link.answer(GenerateFailed(message.request_id, code, why, retry=False))
+    def _suffer(self, fault: Fault | None, message: Generate) -> bool:
+        """Carry a fault out; return whether that was all that becomes of the request."""
+        if fault is None:
+            return False
+        structlog.get_logger().warning("fault, as asked for", fault=fault.kind)
+        if fault.kind == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault.kind == "slow":
+            self._slow[message.request_id] = fault.factor
+            self._loop.slowdown = max(self._slow.values())
+            return False
+        if fault.kind == "hang":
+            self._hanging[message.request_id] = None
+        else:
+            self._refuse(message, *REFUSALS[fault.kind], retry=True)
+        return True
 
-    def _add(self, message: Generate, prompt: Any, max_tokens: int, now: float) -> None:
+    def _refuse(
+        self, message: Generate, code: FailureCode, why: str, *, retry: bool = False
+    ) -> None:
+        self._link.answer(GenerateFailed(message.request_id, code, why, retry))
+
+    def _add(
+        self, message: Generate, prompt: npt.NDArray[np.int32], max_tokens: int, now: float
+    ) -> None:
         temperature, stops = message.temperature, message.stop_token_ids
         wish = Wish(message.session, message.seed, max_tokens, temperature, stops)
         completion = self._script.complete(prompt, wish)
-        cached = self._cache.match(prompt, self._link.policy_version)
-        self._prompt_tokens += len(prompt)
-        self._cached_tokens += cached
-        job = Job(prompt, completion, cached)
         length = len(completion.token_ids)
-        self._batch.add(Sequence(message.request_id, len(prompt) - cached, length, now, job))
+        tokens = np.concatenate([prompt, completion.token_ids])
+        names = block_names(tokens, self.options.block_tokens, message.cache_salt)
+        request = Request(message.request_id, len(prompt), length, names, now, Job(completion))
+        self._loop.add(request)
 
-    def _answer(self, sequence: Sequence[Job]) -> None:
-        job, version = sequence.work, self._link.policy_version
-        ids, logprobs = job.completion.token_ids, job.completion.logprobs
-        self._cache.store(np.concatenate([job.prompt, ids[:-1]]), version)
-        spans = np.array([[0, len(ids), version]], dtype=np.int32)
-        arrays = {"token_ids": ids, "logprobs": logprobs, "policy_spans": spans}
+    def _abort(self, ticket: str, now: float) -> None:
+        request = self._loop.abort(ticket, now)
+        is_hanging = ticket in self._hanging
+        self._end(ticket)
+        if request is not None or is_hanging:
+            self._link.answer(Aborted(ticket, request.emitted if request else 0))
+
+    def _end(self, ticket: str) -> None:
+        self._hanging.pop(ticket, None)
+        if self._slow.pop(ticket, None):
+            self._loop.slowdown = max(self._slow.values(), default=1.0)
+
+    def _answer(self, request: Request[Job], reason: FinishReason) -> None:
+        self._end(request.ticket)
+        emitted = request.emitted
+        arrays = {
+            "token_ids": request.work.completion.token_ids[:emitted],
+            "logprobs": request.work.completion.logprobs[:emitted],
+            "policy_spans": policy_spans(request.marks, emitted),
+        }
         buffers, body = zip(*(array_buffer(*each) for each in arrays.items()), strict=True)
-        assert sequence.started_at is not None
-        assert sequence.first_at is not None
-        assert sequence.ended_at is not None
+        assert request.started_at is not None
+        assert request.first_at is not None
+        assert request.ended_at is not None
         message = Generated(
-            sequence.ticket,
-            job.completion.finish_reason,
-            job.cached_tokens,
+            request.ticket,
+            reason,
+            request.cached_tokens,
             self._node,
-            queue_s=sequence.started_at - sequence.arrived_at,
-            prefill_s=sequence.first_at - sequence.started_at,
-            decode_s=sequence.ended_at - sequence.first_at,
+            queue_s=request.started_at - request.arrived_at,
+            prefill_s=request.first_at - request.started_at,
+            decode_s=request.ended_at - request.first_at,
             buffers=buffers,
         )
         self._link.answer(message, body)
 
     def _close(self) -> None:
-        structlog.get_logger().info("simulator stopped", unanswered=len(self._batch))
+        structlog.get_logger().info("simulator stopped", unanswered=len(self._loop))
         self._link.close()
         self._presence.close()
         self._context.term()
+
+
+def policy_spans(marks: list[tuple[int, int]], length: int) -> npt.NDArray[np.int32]:
+    """Return int32 [k, 3], (start, end, version), of marks that say where a version begins."""
+    starts = [start for start, _ in marks if start < length]
+    ends = [*starts[1:], length]
+    versions = [version for start, version in marks if start < length]
+    return np.array(list(zip(starts, ends, versions, strict=True)), dtype=np.int32)
 
 
 def read_prompt(message: Generate, body: list[Any], vocabulary: int) -> npt.NDArray[np.int32]:
@@ -206,17 +281,6 @@ def read_prompt(message: Generate, body: list[Any], vocabulary: int) -> npt.NDAr
     if prompt.min() < 0 or prompt.max() >= vocabulary:
         raise ValueError(f"token IDs go from 0 to {vocabulary - 1}")
     return prompt
-
-
-def read_options(options: dict[str, object]) -> Options:
-    """Return a simulator's options.
-
-    Raises: NodeFailed, naming the option at fault.
-    """
-    try:
-        return compile_decoder(Options)(options)
-    except Mismatch as wrong:
-        raise NodeFailed(f"simulator options: {wrong}") from None
 
 
 def main(arguments: Arguments[str] | None = None) -> int:

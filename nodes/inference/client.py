@@ -252,8 +252,17 @@ def _generation(message: Generated, body: list[Any]) -> Generation:
         raise ValueError(f"the answer has buffers {sorted(found)}")
     token_ids, logprobs, spans = found["token_ids"], found["logprobs"], found["policy_spans"]
     _expect(token_ids, logprobs, spans)
-    cached = message.cached_tokens
-    return Generation(token_ids, logprobs, message.finish_reason, spans, cached)
+    return Generation(
+        token_ids,
+        logprobs,
+        message.finish_reason,
+        spans,
+        message.cached_tokens,
+        message.queue_s,
+        message.prefill_s,
+        message.decode_s,
+        message.backend,
+    )
 
 
 def _expect(token_ids: Any, logprobs: Any, spans: Any) -> None:

@@ -12,10 +12,13 @@ from rich.console import Console
 from engine.output import FILE_NAME, write_rollout
 from engine.records import Failure, Rollout, StageTiming
 from nodes import tokens
+from nodes.agent import ChatmlTemplate, Conversation, Message
 from nodes.commands import show, tasks
-from nodes.show import find, show_rollout
+from nodes.show import console_for, decoder, find, show_rollout
 from nodes.tasks import Generation
 from nodes.transcript import Transcript
+
+from ..agent_kit import generation
 
 VOCABULARY = tokens.load()
 
@@ -65,13 +68,71 @@ def test_a_rollout_is_drawn_with_turns_text_timings_and_failures() -> None:
     text = drawn(rollout())
     for part in (
         "outcome completed  reward 1",
-        "turn 1: prompt 21 tokens (7 cached), completion 4, stop, 0.250 s, mean logprob -0.500",
+        "turn 1: prompt 21 tokens (7 cached), completion 4, stop, 0.250 s, mean logprob -0.500,",
+        "versions 3",
         "[red]2 + 2?[/red]",
         "<answer>4</answer><|im_end|>",
         "run 2 run-0 0.100 0.200 0.150",
         "run attempt 1: backend: BoundaryError: no backend (run-0)",
     ):
         assert " ".join(part.split()) in " ".join(text.split())
+
+
+def long_rollout() -> Rollout:
+    """Return a rollout of two segments, with a tool, a resumed turn and two policy versions."""
+    template = ChatmlTemplate(VOCABULARY)
+    talk = Conversation(template, [Message("user", "2 + 2?")])
+    half = generation(VOCABULARY.encode("I "), "abort", 7, backend="b-0", queue_s=0.5)
+    talk.sampled(half, 1.0)
+    talk.sampled(generation(VOCABULARY.encode_marked("add.<|im_end|>"), version=8), 0.5)
+    talk.said()
+    talk.used("add", 0.25, "")
+    talk.used("sub", 0.125, "no such tool")
+    talk.rewrite([Message("user", "Now 4?")])
+    talk.sampled(generation(VOCABULARY.encode_marked("4<|im_end|>")), 0.5)
+    data = {"turns": talk.turns, "segments": talk.segments(), "limit": "turns"}
+    return replace(rollout(), trajectory=talk.trajectory(), data={"run": data})
+
+
+def test_segments_tools_versions_and_limits_are_drawn() -> None:
+    found = long_rollout()
+    text = " ".join(drawn(found).split())
+    place = found.data["run"]["segments"][1]["start"]
+    start, end = found.data["run"]["turns"][0]["completion"]
+    for part in (
+        "ended by its limit: turns",
+        f"new segment at {place}: rewrite",
+        "tool add: 0.250000 s tool sub: 0.125000 s: no such tool",
+        "on b-0 (queue 0.500, prefill 0.000, decode 0.000)",
+        f"versions 7 at {start}-{start + 2} 8 at {start + 2}-{end}",
+        "resumed 1 times",
+    ):
+        assert part in text
+    assert text.index("rewrite") < text.index("Now 4?")
+
+
+def test_a_models_own_tokenizer_is_used_where_its_folder_is(tmp_path: Path) -> None:
+    named = replace(rollout(), data={"run": {"template": str(tmp_path)}})
+    ids = np.array([5, 6], dtype=np.int32)
+    assert decoder(named)(ids) == " 5 6"
+    (tmp_path / "tokenizer.json").write_bytes(tokens.FILE.read_bytes())
+    assert decoder(named)(ids) == VOCABULARY.decode(ids)
+
+
+def test_colours_come_when_asked_for_and_else_only_on_a_terminal() -> None:
+    assert console_for("always").is_terminal
+    assert not console_for("never").is_terminal
+
+
+def test_tokens_are_coloured_by_mask_and_log_probability(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(["r-1", "--out", str(run_dir), "--color", "always"]) == 0
+    coloured = capsys.readouterr().out
+    assert "\x1b[32m<answer>4</answer><|im_end|>\x1b[0m" in coloured
+    assert "\x1b[2m<|im_start|>assistant\x1b[0m" in coloured
+    assert show(["r-1", "--out", str(run_dir), "--color", "never"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_tokens_are_listed_one_by_one_when_asked() -> None:

@@ -1,4 +1,4 @@
-"""The simulator's parts: the step loop, the script and the prefix cache; no sockets, no clock."""
+"""The simulator's parts: scripts, options, faults and requests; no sockets, no clock."""
 
 import numpy as np
 import pytest
@@ -9,20 +9,15 @@ from engine.errors import NodeFailed
 from engine.records import Buffer
 from engine.wire import array_buffer
 from nodes import tokens
-from nodes.backends.prefix_cache import PrefixCache
-from nodes.backends.scripted import Script, Wish, guess, logprobs
-from nodes.backends.simulator import Options, read_options, read_prompt
-from nodes.backends.stepping import Batch, Sequence, StepTimes
+from nodes.backends.faults import Fault, Faults
+from nodes.backends.scripted import FillerScript, TextScript, Wish, guess, logprobs
+from nodes.backends.simulator import policy_spans, read_prompt
+from nodes.backends.simulator_options import Options, read_options
 from nodes.inference.messages import Generate
 
-TIMES = StepTimes(base_s=1.0, prefill_token_s=0.01, decode_sequence_s=0.1)
 VOCABULARY = tokens.load()
 QUESTION = "Find the Least Common Multiple (LCM) of these numbers: 76, 70"
 PROMPT = VOCABULARY.opening([("user", QUESTION)])
-
-
-def sequence(ticket: str, prefill: int = 100, length: int = 3, now: float = 0.0) -> Sequence[None]:
-    return Sequence(ticket, prefill, length, now, None)
 
 
 def wish(session: str = "s", seed: int | None = None, **changes: object) -> Wish:
@@ -30,67 +25,8 @@ def wish(session: str = "s", seed: int | None = None, **changes: object) -> Wish
     return Wish(session, seed, **(fields | changes))  # type: ignore[arg-type]
 
 
-def test_a_lone_sequence_takes_its_prefill_and_one_step_a_token() -> None:
-    batch = Batch[None](TIMES)
-    batch.add(sequence("a"))
-    assert batch.advance(4.19) == []
-    [ended] = batch.advance(4.21)
-    assert (ended.started_at, ended.first_at) == (0.0, 2.0)
-    assert ended.ended_at == pytest.approx(4.2)
-    assert (batch.due_at, batch.steps, batch.tokens) == (None, 3, 3)
-
-
-def test_sequences_share_steps_and_a_late_one_joins_at_the_next() -> None:
-    batch = Batch[None](TIMES)
-    batch.add(sequence("a", length=10))
-    batch.advance(0.5)
-    batch.add(sequence("b", length=1, now=0.5))
-    [ended] = batch.advance(4.2)
-    assert (ended.ticket, ended.started_at) == ("b", 2.0)
-    assert ended.ended_at == pytest.approx(2.0 + 1.0 + 1.0 + 0.1)
-
-
-def test_time_is_made_up_when_the_process_was_away() -> None:
-    batch = Batch[None](TIMES)
-    batch.add(sequence("a", prefill=0, length=5))
-    assert [each.ended_at for each in batch.advance(100.0)] == [pytest.approx(5.4)]
-
-
-def test_an_aborted_sequence_never_ends_and_leaves_the_loop_idle() -> None:
-    batch = Batch[None](TIMES)
-    batch.add(sequence("a"))
-    batch.abort("a")
-    assert batch.advance(100.0) == []
-    assert (len(batch), batch.due_at) == (0, None)
-
-
-def test_a_cleared_batch_starts_afresh() -> None:
-    batch = Batch[None](TIMES)
-    batch.add(sequence("a"))
-    batch.clear()
-    batch.add(sequence("b", prefill=0, length=1, now=50.0))
-    assert [each.ended_at for each in batch.advance(60.0)] == [51.0]
-
-
-@given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 50), st.integers(1, 8)), max_size=20))
-def test_every_sequence_ends_once_in_order_and_after_it_arrived(
-    arrivals: list[tuple[float, int, int]],
-) -> None:
-    batch, now, ended = Batch[None](TIMES), 0.0, []
-    for number, (pause, prefill, length) in enumerate(arrivals):
-        now += pause
-        ended += batch.advance(now)
-        batch.add(sequence(str(number), prefill, length, now))
-    ended += batch.advance(now + 10_000)
-    assert sorted(each.ticket for each in ended) == sorted(map(str, range(len(arrivals))))
-    for each in ended:
-        assert each.emitted == each.length
-        assert each.arrived_at <= each.started_at < each.first_at <= each.ended_at
-    assert [each.ended_at for each in ended] == sorted(each.ended_at for each in ended)
-
-
 def test_a_script_repeats_itself_and_differs_by_session_and_seed() -> None:
-    script = Script(VOCABULARY, accuracy=0.5)
+    script = TextScript(VOCABULARY, accuracy=0.5)
     wishes = [wish(), wish(), wish("other"), wish(seed=1)]
     texts = [VOCABULARY.decode(script.complete(PROMPT, each).token_ids) for each in wishes]
     assert texts[0] == texts[1]
@@ -103,7 +39,7 @@ def test_a_script_repeats_itself_and_differs_by_session_and_seed() -> None:
 def test_a_script_is_right_as_often_as_it_is_asked_to_be(
     accuracy: float, least: int, most: int
 ) -> None:
-    script = Script(VOCABULARY, accuracy)
+    script = TextScript(VOCABULARY, accuracy)
     completions = [script.complete(PROMPT, wish(f"s{n}")) for n in range(200)]
     texts = [VOCABULARY.decode(each.token_ids) for each in completions]
     assert least <= sum("<answer>2660</answer>" in text for text in texts) <= most
@@ -112,13 +48,13 @@ def test_a_script_is_right_as_often_as_it_is_asked_to_be(
 
 
 def test_a_completion_over_its_limit_is_cut_and_says_so() -> None:
-    completion = Script(VOCABULARY, 1.0).complete(PROMPT, wish(max_tokens=10))
+    completion = TextScript(VOCABULARY, 1.0).complete(PROMPT, wish(max_tokens=10))
     assert (len(completion.token_ids), len(completion.logprobs)) == (10, 10)
     assert completion.finish_reason == "length"
 
 
 def test_a_second_turn_answers_the_first_turns_question() -> None:
-    script = Script(VOCABULARY, 1.0)
+    script = TextScript(VOCABULARY, 1.0)
     first = script.complete(PROMPT, wish()).token_ids
     prompt = np.concatenate([PROMPT, first, VOCABULARY.next_turn("user", "Check your answer.")])
     assert "<answer>2660</answer>" in VOCABULARY.decode(script.complete(prompt, wish()).token_ids)
@@ -141,32 +77,55 @@ def test_a_wrong_guess_differs_from_the_answer(right: str, chance: object) -> No
     assert guess(right, chance, is_right=True) == right  # type: ignore[arg-type]
 
 
-def test_the_prefix_cache_holds_whole_blocks_of_what_was_computed() -> None:
-    cache = PrefixCache(capacity_tokens=1024, block_tokens=16)
-    tokens_ = np.arange(100, dtype=np.int32)
-    assert cache.match(tokens_) == 0
-    cache.store(tokens_)
-    assert cache.match(tokens_) == 96
-    assert cache.match(tokens_[:96]) == 80
-    assert cache.match(tokens_, salt=1) == 0
-    assert cache.match(tokens_[1:]) == 0
-
-
-def test_the_prefix_cache_forgets_what_was_used_least_recently() -> None:
-    cache = PrefixCache(capacity_tokens=64, block_tokens=16)
-    old, new = np.zeros(33, dtype=np.int32), np.ones(33, dtype=np.int32)
-    cache.store(old)
-    cache.store(new)
-    assert cache.match(old) == 32
-    cache.store(np.full(33, 2, dtype=np.int32))
-    assert (cache.match(old), cache.match(new)) == (32, 0)
-    assert len(cache) == 64
-
-
 def test_options_of_the_topology_are_checked() -> None:
     assert read_options({"accuracy": 1, "speed": 2.5}) == Options(accuracy=1.0, speed=2.5)
     with pytest.raises(NodeFailed, match="simulator options: sped: is not a field here"):
         read_options({"sped": 2})
+    with pytest.raises(NodeFailed, match="could never fit into the cache"):
+        read_options({"cache_tokens": 4096})
+
+
+def test_options_say_what_goes_wrong_and_when() -> None:
+    options = read_options({"faults": [{"kind": "die", "after": 100}]})
+    assert options.faults == (Fault("die", after=100),)
+    with pytest.raises(NodeFailed, match="faults"):
+        read_options({"faults": [{"kind": "explode"}]})
+
+
+def test_faults_hit_the_requests_that_they_name() -> None:
+    faults = Faults([Fault("full", after=2, times=2), Fault("error", after=3, times=0)])
+    kinds = [found and found.kind for found in (faults.next() for _ in range(6))]
+    assert kinds == [None, None, "full", "full", "error", "error"]
+
+
+def test_faults_by_chance_repeat_themselves() -> None:
+    def hits(seed: int) -> list[bool]:
+        faults = Faults([Fault("slow", times=0, chance=0.2)], seed)
+        return [faults.next() is not None for _ in range(500)]
+
+    assert hits(1) == hits(1) != hits(2)
+    assert 60 < sum(hits(1)) < 140
+
+
+def test_filler_is_as_long_as_asked_and_never_stops_early() -> None:
+    completion = FillerScript(VOCABULARY).complete(PROMPT, wish(max_tokens=77))
+    assert (len(completion.token_ids), completion.finish_reason) == (77, "length")
+    assert VOCABULARY.end not in completion.token_ids
+
+
+@pytest.mark.parametrize(
+    ("marks", "length", "spans"),
+    [
+        ([(0, 3)], 5, [[0, 5, 3]]),
+        ([(0, 3), (2, 4)], 5, [[0, 2, 3], [2, 5, 4]]),
+        ([(0, 3), (5, 4)], 5, [[0, 5, 3]]),
+    ],
+)
+def test_spans_cover_the_completion(
+    marks: list[tuple[int, int]], length: int, spans: list[list[int]]
+) -> None:
+    found = policy_spans(marks, length)
+    assert (found.dtype, found.tolist()) == (np.int32, spans)
 
 
 def test_a_prompt_is_read_as_it_was_sent() -> None:
