@@ -1,14 +1,14 @@
 """A backend that speaks the router's edge and samples nothing: what it does wrong is an option.
 
     python -m tests.fake_backend --topology t.yaml --name fake-0 [--capacity 4] [--token-s 0.02]
-        [--tokens 8] [--version 0] [--short-logprobs] [--errors N] [--refuse-loads]
+        [--tokens 8] [--version 0] [--short-logprobs N] [--errors N] [--refuse-loads]
         [--loads FILE] [--slow-load-s S]
 
 Each completion has `--tokens` tokens, one every `--token-s` seconds; token ID i is i + 5, its
 log-probability -0.5, and its span the version that was loaded when it was due. While paused no
 token is due. It runs no model; tests look at what the router makes of it.
 
---short-logprobs    leaves out one log-probability
+--short-logprobs N  leaves out N log-probabilities
 --errors N          the first N completions after the probe fail inside
 --refuse-loads      every update_weights fails
 --loads FILE        appends "version source" to it at each load, and each prompt's cache salt
@@ -64,6 +64,7 @@ class Fake:
         self.jobs: dict[str, Job] = {}
         self.paused = ""
         self.waiting: Pause | None = None
+        self.loading: tuple[UpdateWeights, float] | None = None  # and when it is done
         self.steps: dict[tuple[str, str], UpdateStep] = {}
         self.completed = 0
         self.running = True
@@ -75,9 +76,13 @@ class Fake:
             for message, _ in self.link.receive(now):
                 self.take(message, now)
             self.grow(now)
-            self.link.beat(now, tuple(self.jobs), {"running": len(self.jobs)})
+            self.link.beat(now, tuple(self.jobs), self.figures())
         self.link.close()
         self.context.term()
+
+    def figures(self) -> dict[str, float]:
+        """Return what every running completion has, at least."""
+        return {"least": min((len(job.versions) for job in self.jobs.values()), default=0)}
 
     def take(self, message: Any, now: float) -> None:
         match message:
@@ -116,7 +121,11 @@ class Fake:
                     for ticket in list(self.jobs):
                         self.answer(ticket, "abort")
             case UpdateWeights(_, version, source):
-                time.sleep(self.options.slow_load_s)
+                if self.options.slow_load_s and self.loading is None:
+                    self.loading = message, time.monotonic() + self.options.slow_load_s
+                if self.loading is not None and time.monotonic() < self.loading[1]:
+                    return None
+                self.loading = None
                 if self.options.refuse_loads:
                     return f"cannot read {source}"
                 self.note(f"load {version} {source}")
@@ -134,6 +143,8 @@ class Fake:
         if self.waiting is not None and not self.jobs:
             waiting, self.waiting = self.waiting, None
             self.step(waiting)
+        if self.loading is not None and now >= self.loading[1]:
+            self.step(self.loading[0])
         for ticket, job in list(self.jobs.items()):
             if self.paused:
                 job.next_at = now + self.options.token_s
@@ -181,7 +192,7 @@ def main() -> None:
     parser.add_argument("--token-s", type=float, default=0.02)
     parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--version", type=int, default=0)
-    parser.add_argument("--short-logprobs", action="store_true")
+    parser.add_argument("--short-logprobs", type=int, default=0)
     parser.add_argument("--errors", type=int, default=0)
     parser.add_argument("--refuse-loads", action="store_true")
     parser.add_argument("--loads", default="")

@@ -345,6 +345,20 @@ def test_a_publish_without_a_backend_waits_for_one_until_its_deadline() -> None:
     assert only(bench.do(events.Tick()), events.Published).failed == {"": "no backend is there"}
 
 
+def test_an_update_that_loses_every_backend_goes_on_with_the_first_that_comes_back() -> None:
+    bench = Bench()
+    bench.up("b0")
+    bench.mute = True
+    bench.do(events.Publish("u1", 1, "/w/1", "keep", 10.0))
+    assert not [
+        each
+        for each in bench.do(events.BackendGone("b0", "died"))
+        if isinstance(each, events.Published)
+    ]
+    bench.mute = False
+    assert only(bench.up("b1", probe=False), events.Published).backends == ("sim-1",)
+
+
 def test_a_backend_that_joins_during_an_update_waits_for_its_end() -> None:
     bench = Bench()
     bench.up("b0")
