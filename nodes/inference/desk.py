@@ -169,6 +169,7 @@ class Desk:
         counts = (at.capacity, len(at.sessions), len(at.running), len(at.waiting)) if at else ()
         is_removed = post.node in self._standings.removed
         prompt, cached = post.served_tokens
+        counted = {"hit_rate": cached / prompt if prompt else 0.0, "placed": at.placed if at else 0}
         return BackendState(
             post.node,
             "removed" if is_removed else post.state,
@@ -177,7 +178,7 @@ class Desk:
             *(counts or (0, 0, 0, 0)),
             draining=post.is_draining or post.node in self._standings.drained,
             added=added,
-            figures={**post.figures, "hit_rate": cached / prompt if prompt else 0.0},
+            figures={**post.figures, **counted},
         )
 
     def _publish(self, message: Asked, question: PublishAsked) -> list[Reply]:

@@ -54,13 +54,14 @@ class Stopping:
 
 @dataclass(slots=True)
 class Backend:
-    """A backend: `running` by ticket, `waiting` in order."""
+    """A backend: `running` by ticket, `waiting` in order; `placed` counts all sessions so far."""
 
     node: str
     capacity: int
     heard_at: float
     is_open: bool = False
     is_held: bool = False
+    placed: int = 0
     running: dict[str, str] = field(default_factory=dict)
     waiting: dict[str, None] = field(default_factory=dict)
     sessions: set[str] = field(default_factory=set)

@@ -158,6 +158,7 @@ class Placement:
         session.backend = self.policy.choose(avoid) or ""
         if session.backend:
             self.backends[session.backend].sessions.add(name)
+            self.backends[session.backend].placed += 1
             self._weigh(session.backend)
 
     def _unseat(self, name: str) -> None:

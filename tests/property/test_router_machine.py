@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nodes.inference import events
 from nodes.inference.fleet import Rules
@@ -90,6 +90,7 @@ class RouterMachine(RuleBasedStateMachine):
         assert request_id in self.open
         assert server.proven, "used before its probe"
         assert not server.steps or isinstance(server.steps[-1], Resume), "used while it pauses"
+        assert not server.paused or server.steps, "used while it is paused"
         server.tickets[ticket] = request_id
         self.dispatched[request_id] += 1
         assert len(server.tickets) <= CAPACITY
@@ -99,8 +100,13 @@ class RouterMachine(RuleBasedStateMachine):
         servers = [self.servers[name] for name in sorted(self.servers)]
         return servers[pick % len(servers)] if servers else None
 
-    @rule(node=st.sampled_from(NODES), version=st.integers(0, 2))
-    def start(self, node: str, version: int) -> None:
+    @initialize(nodes=st.sets(st.sampled_from(NODES)))
+    def begin(self, nodes: set[str]) -> None:
+        for node in sorted(nodes):
+            self.start(node, 0, proven=True)
+
+    @rule(node=st.sampled_from(NODES), version=st.integers(0, 2), proven=st.booleans())
+    def start(self, node: str, version: int, proven: bool = False) -> None:
         self.boots += 1
         server = Server(f"{node}.{self.boots}", node, version)
         former = [name for name, each in self.servers.items() if each.node == node]
@@ -108,13 +114,14 @@ class RouterMachine(RuleBasedStateMachine):
         self.do(events.BackendUp(server.name, node, CAPACITY, version))
         for name in former:
             del self.servers[name]
+        if proven and server.probes:
+            self.prove(server)
 
     @rule(pick=PICK)
     def die(self, pick: int) -> None:
         server = self.some(pick)
         if server is not None:
             del self.servers[server.name]
-            self.servers |= {}
             self.do(events.BackendGone(server.name, "died"))
 
     @rule(session=SESSIONS)
@@ -159,11 +166,13 @@ class RouterMachine(RuleBasedStateMachine):
         else:
             self.do(events.Answered(server.name, ticket, 3))
 
-    @rule(pick=PICK, error=st.sampled_from(["", "", "", "no space"]))
-    def step(self, pick: int, error: str) -> None:
-        server = self.some(pick)
-        if server is not None and server.steps:
-            self.do_step(server, error)
+    @precondition(lambda self: any(server.steps for server in self.servers.values()))
+    @rule(pick=PICK, errors=st.lists(st.sampled_from(["", "", "", "no space"]), min_size=1))
+    def step(self, pick: int, errors: list[str]) -> None:
+        for error in errors:
+            told = [each for each in self.servers.values() if each.steps]
+            if told:
+                self.do_step(told[pick % len(told)], error)
 
     def do_step(self, server: Server, error: str) -> None:
         message = server.steps.pop(0)
