@@ -1,5 +1,6 @@
 """Backends, weights and aborts from a client's call to the backend, all of it real processes."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,16 @@ from typing import Any
 
 import pytest
 
-from engine import BackendState, BrokerUnreachable, Client, NodeRefused, Rollout, Task
+from engine import (
+    AsyncClient,
+    BackendState,
+    BrokerUnreachable,
+    Client,
+    NodeRefused,
+    Published,
+    Rollout,
+    Task,
+)
 from engine.process import child_environment
 
 from ..topology_kit import Site, running_topology
@@ -338,6 +348,21 @@ def test_backends_are_added_drained_and_removed_while_a_topology_runs(short_path
             part["name"]: part for node in fleet.client.status()["nodes"] for part in node["parts"]
         }
         assert parts["sim-0"]["figures"].keys() >= {"sessions", "hit_rate", "policy_version"}
+
+
+def test_the_client_for_asyncio_publishes_and_lists_too(fleet: Fleet) -> None:
+    fleet.fake("fake-0")
+    fleet.until_state("fake-0", "open")
+
+    async def publish() -> tuple[Published, tuple[BackendState, ...]]:
+        async with AsyncClient(fleet.site.topology.path, connect_s=30.0) as client:
+            with pytest.raises(NodeRefused, match="no backend 'nobody'"):
+                await client.drain_backend("nobody")
+            return await client.publish(4, "/weights/4"), await client.backends()
+
+    published, (state,) = asyncio.run(publish())
+    assert published.backends == ("fake-0",)
+    assert (state.name, state.policy_version) == ("fake-0", 4)
 
 
 def test_a_wrong_wish_is_refused_with_what_would_be_right(fleet: Fleet) -> None:
