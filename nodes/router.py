@@ -79,9 +79,16 @@ class Router:
         self._tick_s = topology.timeouts.heartbeat_s / TICKS_PER_HEARTBEAT
         self._drain_s = topology.timeouts.drain_s
         self._stop_asked = False
+        self._start_added(roster)
+
+    def _start_added(self, roster: Roster) -> None:
+        """Start what was added before a restart; what fits the topology no more is left out."""
         for added in roster.kept.added:
-            roster.write_topology(added)
-            self._children.start(added, roster.file(added), time.monotonic())
+            try:
+                roster.write_topology(added)
+                self._children.start(added, roster.file(added), time.monotonic())
+            except (RollmqError, OSError) as wrong:
+                self._log.error("added backend not started", child=added.node, error=str(wrong))
 
     def stop(self, *_signal: Any) -> None:
         """Ask the loop to drain and end."""
@@ -132,8 +139,9 @@ class Router:
         self._do(events.Tick())
         for client in {request.client for request in self.placement.requests.values()}:
             self._to_worker(client, messages.RouterPong(self.router_id, 0, ()))
-        for backend in list(self.placement.backends):
-            self._to_backend(backend, messages.BackendWelcome(self.router_id))
+        for backend, state in list(self.placement.backends.items()):
+            if state.running:
+                self._to_backend(backend, messages.BackendWelcome(self.router_id))
         self._handle_all()
         self._workers.flush()
         self._backends.flush()

@@ -96,7 +96,8 @@ class Fake:
                     self.link.answer(Aborted(ticket, len(job.versions)))
             case Reset():
                 self.jobs.clear()
-                self.paused = ""
+                self.steps.clear()
+                self.paused, self.waiting, self.loading = "", None, None
             case Pause() | UpdateWeights() | Resume():
                 self.step(message)
 

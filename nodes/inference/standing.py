@@ -174,9 +174,13 @@ class Standings:
         self._place(events.BackendHeld(backend, held=True), now)
         self._out += update.begin(now)
 
-    def _deadlines(self, load_s: float | None) -> Deadlines:
+    def _deadlines(self, all_s: float | None) -> Deadlines:
+        """Share out an update's time: going back and resuming have to fit into it too."""
         step_s = self._waits.step_s
-        return Deadlines(load_s or step_s, step_s, self._waits.repeat_s)
+        if all_s is None:
+            return Deadlines(step_s, step_s, self._waits.repeat_s)
+        step_s = min(step_s, all_s / 4)
+        return Deadlines(all_s - 2 * step_s, step_s, self._waits.repeat_s)
 
     def _probe(self, backend: str, post: Post, now: float) -> None:
         at = self.placement.backends[backend]

@@ -345,6 +345,18 @@ def test_a_publish_without_a_backend_waits_for_one_until_its_deadline() -> None:
     assert only(bench.do(events.Tick()), events.Published).failed == {"": "no backend is there"}
 
 
+def test_an_update_ends_by_its_deadline_though_nobody_answers() -> None:
+    bench = Bench()
+    bench.up()
+    bench.mute = True
+    bench.do(events.Publish("u1", 1, "/w/1", "keep", 40.0))
+    while bench.now < 40.0 and not any(isinstance(e, events.Published) for e in bench.out):
+        bench.now += 0.5
+        bench.do(events.Tick())
+    assert only(bench.out, events.Published).failed == {"sim-0": "pause: no answer in time"}
+    assert bench.state() == "refused"
+
+
 def test_an_update_that_loses_every_backend_goes_on_with_the_first_that_comes_back() -> None:
     bench = Bench()
     bench.up("b0")
