@@ -295,6 +295,13 @@ ROUTER = Section(
             4096,
             "64 workers of 64 slots, each with one turn waiting.",
         ),
+        Field(
+            "share_prefix_across_versions",
+            Flag(),
+            "Let a session use what a backend's prefix cache holds of older weights.",
+            default=False,
+            why="Keys and values of other weights are not those of the policy that samples.",
+        ),
     ),
 )
 

@@ -15,6 +15,7 @@ class Rules:
     idle_s: float
     lost_after_s: float
     unplaced_s: float
+    stop_s: float = 2.0
 
 
 @dataclass(slots=True)
@@ -32,12 +33,23 @@ class Request:
 
 @dataclass(slots=True)
 class Session:
-    """A rollout's stay; `backend` is empty while it has none."""
+    """A rollout's stay; `backend` is empty while it has none, `salt` is that of its start."""
 
     client: str
     used_at: float
+    salt: str = ""
     backend: str = ""
     requests: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Stopping:
+    """A ticket that its backend was told to abort; whoever waits for the count is named."""
+
+    backend: str
+    client: str
+    request_id: str
+    since: float
 
 
 @dataclass(slots=True)
@@ -47,7 +59,8 @@ class Backend:
     node: str
     capacity: int
     heard_at: float
-    is_draining: bool = False
+    is_open: bool = False
+    is_held: bool = False
     running: dict[str, str] = field(default_factory=dict)
     waiting: dict[str, None] = field(default_factory=dict)
     sessions: set[str] = field(default_factory=set)
