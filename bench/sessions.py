@@ -11,6 +11,7 @@ Invariants: the same seed makes the same sessions. Every number of tokens is at 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import exp, log
 
 TURNS = ((0.0, 3), (0.1, 12), (0.5, 29), (0.9, 56), (0.99, 85), (1.0, 99))
@@ -78,7 +79,7 @@ def sessions(shape: Shape, seed: int) -> Iterator[Session]:
 
 def turns_at(share: float) -> float:
     """Return the turns that `share` of the recorded sessions do not exceed."""
-    for (low, least), (high, most) in zip(TURNS, TURNS[1:], strict=False):
+    for (low, least), (high, most) in pairwise(TURNS):
         if share <= high:
             return least + (most - least) * (share - low) / (high - low)
     raise ValueError(f"a share lies between 0 and 1, got {share}")

@@ -8,12 +8,14 @@ what happens in the window counts. A turn counts as its share of its rollout.
 Left out: time on the network and in the router, weight updates and failures.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
 from bench.measure import percentile
+from bench.routing_references import ConsistentHashing
 from bench.sessions import Session, Turn
 from nodes.backends.schedule import Limits, Request, Scheduler
 from nodes.backends.stepping import StepLoop, StepTimes
@@ -87,13 +89,21 @@ class Run:
     """One policy under one load, from an empty fleet."""
 
     def __init__(
-        self, name: str, policy: Policy, fleet: Fleet, sessions: Iterator[Session], load: int
+        self,
+        name: str,
+        policy: Policy,
+        fleet: Fleet,
+        sessions: Iterator[Session],
+        load: int,
+        most_open: int = 0,
     ) -> None:
         self._name = name
         self._policy = policy
         self._fleet = fleet
         self._sessions = sessions
         self._load = load
+        self._most_open = most_open or load
+        self._held_back: deque[Talk] = deque()
         self._placement = Placement(policy, RULES, "bench")
         self._loops: dict[str, StepLoop[Talk]] = {}
         self._due: list[tuple[float, int, str]] = []
@@ -147,13 +157,16 @@ class Run:
         heappush(self._asks, (at, self._order, talk))
 
     def _send(self, talk: Talk, now: float) -> None:
-        talk.asked_at = now
         name = str(talk.session.number)
+        if name not in self._talks and len(self._talks) >= self._most_open:
+            self._held_back.append(talk)
+            return
+        talk.asked_at = now
         self._talks[name] = talk
         self._do(events.Asked("run", f"{name}.{talk.place}", name), now)
 
     def _do(self, event: events.Event, now: float) -> None:
-        if isinstance(event, events.Asked) and hasattr(self._policy, "session"):
+        if isinstance(event, events.Asked) and isinstance(self._policy, ConsistentHashing):
             self._policy.session = event.session
         for instruction in self._placement.handle(event, now):
             if isinstance(instruction, events.Dispatch):
@@ -168,9 +181,7 @@ class Run:
         talk.extend(prompt_tokens + turn.answer_tokens, self._fleet.block_tokens)
         loop = self._loops[dispatch.backend]
         was_idle = loop.due_at is None
-        loop.add(
-            Request(dispatch.ticket, prompt_tokens, turn.answer_tokens, talk.names, now, talk)
-        )
+        loop.add(Request(dispatch.ticket, prompt_tokens, turn.answer_tokens, talk.names, now, talk))
         if was_idle:
             self._watch(dispatch.backend)
 
@@ -210,3 +221,5 @@ class Run:
             del self._talks[name]
             self._do(events.Released(name), now)
             self._ask(Talk(next(self._sessions)), now)
+            if self._held_back:
+                self._send(self._held_back.popleft(), now)
