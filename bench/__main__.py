@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHES = ("bench.journal", "bench.broker")
+BENCHES = ("bench.journal", "bench.broker", "bench.routing")
 
 for bench in BENCHES:
     print(f"== {bench}", flush=True)

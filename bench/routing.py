@@ -29,7 +29,7 @@ from nodes.inference.policies import Policy, named
 
 FLEET = Fleet(backends=4, cache_tokens=262_144)
 SHAPE = Shape()
-LOADS = (8, 16, 32, 64, 80, 96, 128, 192)
+LOADS = (16, 32, 64, 80, 96, 128, 192)
 OURS, BASE, BOUNDED = "sticky-least-loaded", "round-robin", "sticky-least-loaded, bounded"
 POLICIES = (OURS, BOUNDED, "consistent-hashing", "least-loaded", "random", BASE)
 FILL = 1.0  # open sessions of a bounded fleet, as a share of what its caches hold on average
@@ -39,8 +39,8 @@ SEED = 1
 def main() -> None:
     """Run the bench and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--warmup", type=float, default=120.0, help="simulated seconds before")
-    parser.add_argument("--seconds", type=float, default=300.0, help="simulated seconds measured")
+    parser.add_argument("--warmup", type=float, default=100.0, help="simulated seconds before")
+    parser.add_argument("--seconds", type=float, default=200.0, help="simulated seconds measured")
     parser.add_argument("--loads", type=int, nargs="+", default=LOADS, help="open sessions")
     parser.add_argument("--vllm-python", help="a Python that has vLLM, for the second part")
     parser.add_argument("--model", help="directory of the model that vLLM serves")

@@ -30,16 +30,16 @@ from nodes.inference.policies import named
 
 SHAPE = Shape(
     group_size=4,
-    system_tokens=160,
-    task=Length(60, 200),
-    added=Length(50, 300),
-    answer=Length(20, 60),
+    system_tokens=300,
+    task=Length(100, 300),
+    added=Length(100, 500),
+    answer=Length(12, 40),
     tool_s=Length(0.05, 0.5),
-    turns_scale=0.4,
-    context_tokens=3600,
+    turns_scale=0.5,
+    context_tokens=4000,
 )
 SERVERS, CAPACITY, LOAD = 2, 32, 16
-BLOCK_TOKENS, CACHE_TOKENS, CONTEXT_TOKENS = 32, 9216, 4096
+BLOCK_TOKENS, CACHE_TOKENS, CONTEXT_TOKENS = 32, 16_384, 4096
 READY_S, ANSWER_S, STOP_S = 300.0, 120.0, 30.0
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
