@@ -5,9 +5,10 @@
 
 Measured, first part: rollouts/s, prefix hit rate, preemptions and time per turn of each policy at
 each number of open sessions, on four simulated servers whose scheduler and cache behave as vLLM's
-do (tests/unit/test_vllm_traces.py), in simulated time, under the router's own placement. Sessions
-have the recorded shape (bench/sessions.py). Step times are of the order of one H100 with an 8B
-model, and are not a measurement of one.
+do (tests/unit/test_vllm_traces.py), in simulated time, under the router's own placement. "Bounded"
+is the same with `router.sessions` at what the caches hold; a turn's time has the wait for room in
+it. Sessions have the recorded shape (bench/sessions.py). Step times are of the order of one H100
+with an 8B model, and are not a measurement of one.
 
 Measured, second part: the same comparison on two real vLLM servers on this machine, if asked for.
 
@@ -32,7 +33,6 @@ SHAPE = Shape()
 LOADS = (16, 32, 64, 80, 96, 128, 192)
 OURS, BASE, BOUNDED = "sticky-least-loaded", "round-robin", "sticky-least-loaded, bounded"
 POLICIES = (OURS, BOUNDED, "consistent-hashing", "least-loaded", "random", BASE)
-FILL = 1.0  # open sessions of a bounded fleet, as a share of what its caches hold on average
 SEED = 1
 
 
@@ -63,8 +63,8 @@ def simulate(
     """Run each policy at each load, from an empty fleet and with the same sessions."""
     runs = []
     for load, name in product(loads, POLICIES):
-        most_open = capacity_sessions() if name == BOUNDED else 0
-        run = Run(name, make_policy(name), FLEET, sessions(SHAPE, SEED), load, most_open)
+        bound = capacity_sessions() // FLEET.backends if name == BOUNDED else 0
+        run = Run(name, make_policy(name), FLEET, sessions(SHAPE, SEED), load, bound)
         runs.append(run.figures(warmup_s, window_s))
         if not quiet:
             print(f"{load:4} {name:30} {runs[-1].rollouts_per_s:.2f}/s", flush=True)
@@ -89,7 +89,7 @@ def capacity_sessions() -> int:
             length += turn.added_tokens + turn.answer_tokens
             tokens += length
             turns += 1
-    return int(FILL * FLEET.backends * FLEET.cache_tokens / (tokens / turns))
+    return int(FLEET.backends * FLEET.cache_tokens / (tokens / turns))
 
 
 def ratios(runs: list[Figures]) -> dict[str, Any]:

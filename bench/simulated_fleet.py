@@ -8,9 +8,8 @@ what happens in the window counts. A turn counts as its share of its rollout.
 Left out: time on the network and in the router, weight updates and failures.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any
 
@@ -86,7 +85,7 @@ class Talk:
 
 
 class Run:
-    """One policy under one load, from an empty fleet."""
+    """One policy under one load, from an empty fleet; `sessions_bound` is the router's."""
 
     def __init__(
         self,
@@ -95,16 +94,14 @@ class Run:
         fleet: Fleet,
         sessions: Iterator[Session],
         load: int,
-        most_open: int = 0,
+        sessions_bound: int = 0,
     ) -> None:
         self._name = name
         self._policy = policy
         self._fleet = fleet
         self._sessions = sessions
         self._load = load
-        self._most_open = most_open or load
-        self._held_back: deque[Talk] = deque()
-        self._placement = Placement(policy, RULES, "bench")
+        self._placement = Placement(policy, replace(RULES, sessions=sessions_bound), "bench")
         self._loops: dict[str, StepLoop[Talk]] = {}
         self._due: list[tuple[float, int, str]] = []
         self._asks: list[tuple[float, int, Talk]] = []
@@ -158,9 +155,6 @@ class Run:
 
     def _send(self, talk: Talk, now: float) -> None:
         name = str(talk.session.number)
-        if name not in self._talks and len(self._talks) >= self._most_open:
-            self._held_back.append(talk)
-            return
         talk.asked_at = now
         self._talks[name] = talk
         self._do(events.Asked("run", f"{name}.{talk.place}", name), now)
@@ -221,5 +215,3 @@ class Run:
             del self._talks[name]
             self._do(events.Released(name), now)
             self._ask(Talk(next(self._sessions)), now)
-            if self._held_back:
-                self._send(self._held_back.popleft(), now)
