@@ -20,7 +20,7 @@ from typing import TypeVar
 from engine.supervisor import Supervisor
 from engine.topology import Topology, load
 
-READY_S = 30.0
+READY_S = 60.0
 DEADLINE_S = 20.0
 POLL_S = 0.02
 

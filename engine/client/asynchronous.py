@@ -176,7 +176,7 @@ class AsyncClient:
         Raises: NodeRefused if not all backends could, and the former weights are in use again;
         BrokerUnreachable.
         """
-        return await self._ask(fleet.publish(version, source, mode, timeout_s), timeout_s)
+        return await self._ask(fleet.publish(version, source, mode, timeout_s), timeout_s + SLACK_S)
 
     async def backends(self, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
         """Return how every inference backend is. Raises: NodeRefused, BrokerUnreachable."""
@@ -245,7 +245,7 @@ class AsyncClient:
         key = f"ask {message.request_id}"
         question = self._core.ask(key, message, text)
         try:
-            found, body = await self._answer(question, timeout_s + SLACK_S, wish.what)
+            found, body = await self._answer(question, timeout_s, wish.what)
         except BrokerUnreachable as silence:
             if not question.doubt:
                 raise

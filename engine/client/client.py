@@ -249,7 +249,7 @@ class Client:
         Raises: NodeRefused if not all backends could, and the former weights are in use again;
         BrokerUnreachable.
         """
-        return self._ask(fleet.publish(version, source, mode, timeout_s), timeout_s)
+        return self._ask(fleet.publish(version, source, mode, timeout_s), timeout_s + SLACK_S)
 
     def backends(self, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
         """Return how every inference backend is. Raises: NodeRefused, BrokerUnreachable."""
@@ -346,7 +346,7 @@ class Client:
         key = f"ask {message.request_id}"
         question = self._core.ask(key, message, text)
         try:
-            found, body = self._answer(question, timeout_s + SLACK_S, wish.what)
+            found, body = self._answer(question, timeout_s, wish.what)
         except BrokerUnreachable as silence:
             if not question.doubt:
                 raise

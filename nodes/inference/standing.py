@@ -13,8 +13,9 @@ Job: decide, around `placement`, which backends are open; drive probes and weigh
 Does not know: sockets, frames or clocks; `now` is an argument, in seconds.
 Invariants: nothing is placed on a backend that was not probed since its hello and since it failed.
 After a publish, no backend is open that holds other weights. One update runs at a time over all
-backends; one that joins meanwhile, or is left behind, is brought up to date by itself, with a delay
-that doubles. A caller's fault (`invalid`, `too_long`) is never counted against a backend.
+backends, and is reported by its deadline; a backend that joins meanwhile, or is left behind, is
+brought up to date by itself, with a delay that doubles. A caller's fault (`invalid`, `too_long`) is
+never counted against a backend.
 """
 
 from collections.abc import Callable
@@ -84,6 +85,7 @@ class Standings:
         self._router_id = router_id
         self._probes = 0
         self._catching: dict[str, Update] = {}
+        self._asked: tuple[Publish, float] | None = None  # of the update under way, and its end
         self._postponed: tuple[Publish, float] | None = None  # until a backend is there
         self._out: list[Instruction] = []
         self._rules: dict[type, Rule] = {
@@ -370,6 +372,7 @@ class Standings:
             self._catching.pop(backend, None)
             self.posts[backend].probe = ""
             self._place(events.BackendHeld(backend, held=True), now)
+        self._asked = event, now + event.timeout_s
         deadlines = self._deadlines(event.timeout_s)
         self.update = Update(weights, event.mode, self.weights, held, deadlines)
         self._out += self.update.begin(now)
@@ -396,6 +399,9 @@ class Standings:
         if update is None or update.phase != "done":
             return
         self.update = None
+        if not update.members:  # all were lost; whoever comes back goes on with it
+            self._postponed = self._asked
+            return
         if update.holds:
             self.weights = update.weights
             self._salt(update.weights.policy_version)
