@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHES = ("bench.journal", "bench.broker", "bench.tokens", "bench.failover")
+BENCHES = ("bench.journal", "bench.broker", "bench.routing", "bench.tokens", "bench.failover")
 
 for bench in BENCHES:
     print(f"== {bench}", flush=True)

@@ -328,6 +328,7 @@ def _standings(topology: Topology, router_id: str, roster: Roster) -> Standings:
         timeouts.lease_s,
         timeouts.connect_s,
         timeouts.cancel_grace_s,
+        router.sessions,
     )
     return Standings(
         Placement(named(router.policy), rules, router_id),

@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The bounds of placement: requests that wait, and seconds."""
+    """The bounds of placement: requests that wait, seconds, and sessions for each open backend.
+
+    sessions: 0 is no bound; they are shared out among the backends as the policy ranks them.
+    """
 
     queue: int
     idle_s: float
     lost_after_s: float
     unplaced_s: float
     stop_s: float = 2.0
+    sessions: int = 0
 
 
 @dataclass(slots=True)
@@ -33,11 +37,15 @@ class Request:
 
 @dataclass(slots=True)
 class Session:
-    """A rollout's stay; `backend` is empty while it has none, `salt` is that of its start."""
+    """A rollout's stay; `backend` is empty while it has none, `salt` is that of its start.
+
+    is_new: it has not been on any backend yet.
+    """
 
     client: str
     used_at: float
     salt: str = ""
+    is_new: bool = True
     backend: str = ""
     requests: set[str] = field(default_factory=set)
 

@@ -6,6 +6,10 @@ once, and they are placed again; its requests go elsewhere once, which is safe b
 is delivered whole or not at all. This is the only layer that retries. Whoever aborts a request is
 told how many tokens it had sampled, as soon as its backend says so.
 
+A new session waits while as many are open as `sessions` allows for each open backend: with more of
+them than its cache can hold, a backend computes every prompt anew and answers fewer, not more.
+Sessions that have begun are placed at once, wherever they come from.
+
 Job: decide. Does not know: sockets, frames or clocks; `now` is an argument, in seconds. Nor why a
 backend is open: `standing` says that.
 Invariants: a request is in exactly one place: without a backend, waiting at one, or running there
@@ -52,6 +56,17 @@ from .fleet import Backend, Request, Rules, Session, Stopping
 from .policies import Policy
 
 TRIES = 2
+_COUNTED = (
+    "asked",
+    "repeated",
+    "delivered",
+    "failed",
+    "dropped",
+    "retried",
+    "late",
+    "lost",
+    "held_back",
+)
 ABORTED = "the backend aborted it unasked"
 Rule = Callable[[Any, float], None]
 
@@ -69,9 +84,7 @@ class Placement:
         self.stopping: dict[str, Stopping] = {}
         self.salt = ""  # of sessions that begin now
         self.is_closing = False
-        self.counts = dict.fromkeys(
-            ("asked", "repeated", "delivered", "failed", "dropped", "retried", "late", "lost"), 0
-        )
+        self.counts = dict.fromkeys(_COUNTED, 0)
         self._router_id = router_id
         self._tickets = 0
         self._out: list[Instruction] = []
@@ -127,6 +140,7 @@ class Placement:
         session = self._touch(event, now)
         session.requests.add(event.request_id)
         self._place(request, now)
+        self.counts["held_back"] += request.request_id in self.unplaced and self._is_any_open()
         if not request.ticket and self.waiting() > self.rules.queue:
             self._leave(request)
             message = f"{self.rules.queue} requests wait already"
@@ -143,6 +157,9 @@ class Placement:
 
     def _place(self, request: Request, now: float, avoid: str = "") -> None:
         session = self.sessions[request.session]
+        if session.is_new and self._is_full():
+            self.unplaced[request.request_id] = now
+            return
         if not session.backend or not self.policy.sticky:
             self._seat(request.session, avoid)
         if not session.backend:
@@ -157,9 +174,24 @@ class Placement:
         self._unseat(name)
         session.backend = self.policy.choose(avoid) or ""
         if session.backend:
+            session.is_new = False
             self.backends[session.backend].sessions.add(name)
             self.backends[session.backend].placed += 1
             self._weigh(session.backend)
+
+    def _is_full(self) -> bool:
+        opened = [backend for backend in self.backends.values() if backend.is_open]
+        most = self.rules.sessions * len(opened)
+        return 0 < most <= sum(len(backend.sessions) for backend in opened)
+
+    def _let_in(self, now: float) -> None:
+        """Place what waits for a session to end, the oldest first, while there is room."""
+        while self.unplaced and self.rules.sessions and self._is_any_open() and not self._is_full():
+            request_id, _ = self.unplaced.popitem(last=False)
+            self._place(self.requests[request_id], now)
+
+    def _is_any_open(self) -> bool:
+        return any(backend.is_open for backend in self.backends.values())
 
     def _unseat(self, name: str) -> None:
         session = self.sessions[name]
@@ -258,6 +290,7 @@ class Placement:
             self._out.append(Forget(session.backend, event.session))
         self._unseat(event.session)
         del self.sessions[event.session]
+        self._let_in(now)
 
     def _client_gone(self, event: ClientGone, now: float) -> None:
         for request in [each for each in self.requests.values() if each.client == event.client]:
@@ -407,7 +440,11 @@ class Placement:
         self._end_stopping(lambda each: now - each.since >= self.rules.stop_s)
 
     def _end_unplaced(self, now: float) -> None:
+        is_any_open = self._is_any_open()  # then they wait for room, for as long as they like
         for request_id, since in list(self.unplaced.items()):
+            if is_any_open:
+                self.unplaced[request_id] = now
+                continue
             wait_s = now - since
             if wait_s >= self.rules.unplaced_s:
                 request = self.requests[request_id]

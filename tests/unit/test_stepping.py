@@ -163,6 +163,20 @@ def test_a_repeated_step_is_answered_like_the_first() -> None:
     assert len(loop.advance(100.0)) == 1
 
 
+def test_a_pause_is_done_again_for_a_router_that_started_again() -> None:
+    loop = make_loop()
+    updates = Updates(loop)
+    updates.pause(Pause("u", "keep"), 0.0)
+    assert updates.settle() == answer("pause", 0)
+    loop.clear()
+    updates.clear()
+    updates.pause(Pause("u", "keep"), 1.0)
+    assert updates.settle() == answer("pause", 0)
+    assert loop.is_still
+    updates.change(UpdateWeights("u", 2, ""))
+    assert updates.settle() == answer("update_weights", 2)
+
+
 def test_weights_do_not_change_under_a_running_step() -> None:
     loop = make_loop()
     updates = Updates(loop)
