@@ -124,8 +124,8 @@ class RouterModel:
 
         Waits for the backend to say so, `abort_s` after the abort at most.
         """
-        counts = self._aborted.pop(session, [])
-        return sum(await asyncio.gather(*counts))
+        counts = self._aborted.pop(session, None)
+        return sum(await asyncio.gather(*counts)) if counts else 0
 
     async def close(self) -> None:
         """Abort what is open and close the connection."""
