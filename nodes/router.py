@@ -259,7 +259,7 @@ class Router:
                 self._to_worker(client, messages.GenerateFailed(request_id, code, text, retry))
             case events.Drop(request_id):
                 del self._requests[request_id]
-            case events.Lost() | events.Standing() | events.Published():
+            case events.Lost() | events.Standing() | events.AllPaused() | events.Published():
                 self._report(instruction)
             case _:
                 self._tell_backend(instruction)
@@ -282,7 +282,9 @@ class Router:
             case events.TellStep(backend, message):
                 self._to_backend(backend, message)
 
-    def _report(self, told: events.Lost | events.Standing | events.Published) -> None:
+    def _report(
+        self, told: events.Lost | events.Standing | events.AllPaused | events.Published
+    ) -> None:
         match told:
             case events.Lost(backend, node, reason, sessions, requests):
                 self._log.warning(
@@ -298,6 +300,8 @@ class Router:
                     "backend is", state=state, backend=node, boot_id=backend, reason=reason
                 )
                 self._presence.hurry()
+            case events.AllPaused(update_id):
+                self._reply(self.desk.paused(update_id))
             case events.Published():
                 self._log.info("published", **asdict(told))
                 if told.done:

@@ -118,6 +118,7 @@ class Fake:
                     self.waiting = message
                     return None
                 self.paused = update_id
+                self.note("pause")
                 if mode == "abort":
                     for ticket in list(self.jobs):
                         self.answer(ticket, "abort")
@@ -133,6 +134,7 @@ class Fake:
                 self.link.policy_version = version
             case Resume():
                 self.paused = ""
+                self.note("resume")
         return ""
 
     def note(self, line: str) -> None:

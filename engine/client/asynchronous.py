@@ -7,8 +7,9 @@ async with AsyncClient("topology.yaml", client_id="trainer-0") as client:
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,7 +17,7 @@ from uuid import uuid4
 
 import zmq
 
-from ..errors import BrokerUnreachable, ClientError, Full, RollmqError
+from ..errors import BrokerUnreachable, ClientError, Full, NodeRefused, RollmqError
 from ..messages import TO_TRAINER, Cancelled
 from ..records import BackendState, Published, Rollout, Task
 from ..sockets import Pump, boot_id, open_socket
@@ -193,18 +194,31 @@ class AsyncClient:
         version: int,
         source: str = "",
         *,
+        put: Callable[[], Awaitable[None]] | None = None,
         mode: fleet.PauseMode = "keep",
         timeout_s: float = 300.0,
     ) -> Published:
         """Bring every inference backend to new weights while rollouts go on.
 
-        source: where a backend loads them from; empty if the trainer puts them there itself.
+        source: where a backend loads them from; empty: only the version is new.
+        put: instead of a source, called once every backend has paused: the trainer's own transfer.
         mode: whether running requests are frozen (`keep`), waited for, or aborted.
 
         Raises: NodeRefused if not all backends could, and the former weights are in use again;
-        BrokerUnreachable.
+        BrokerUnreachable; whatever `put` raises, after the backends went on without it.
         """
-        return await self._ask(fleet.publish(version, source, mode, timeout_s), timeout_s + SLACK_S)
+        limit_s = timeout_s + SLACK_S
+        if put is None:
+            return await self._ask(fleet.publish(version, source, mode, timeout_s), limit_s)
+        update_id = await self._ask(fleet.pause(version, mode, timeout_s), limit_s)
+        try:
+            await put()
+        except BaseException as wrong:
+            why = f"{type(wrong).__name__}: {wrong}"
+            with contextlib.suppress(NodeRefused):
+                await self._ask(fleet.put(version, update_id, why), limit_s)
+            raise
+        return await self._ask(fleet.put(version, update_id), limit_s)
 
     async def backends(self, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
         """Return how every inference backend is. Raises: NodeRefused, BrokerUnreachable."""

@@ -9,6 +9,7 @@ A rollout is acknowledged when the next one is asked for, so a trainer that dies
 one receives it again, under the same `client_id`. Not thread-safe.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from uuid import uuid4
 
 import zmq
 
-from ..errors import BrokerUnreachable, Full
+from ..errors import BrokerUnreachable, Full, NodeRefused
 from ..messages import TO_TRAINER, Cancelled
 from ..records import BackendState, Published, Rollout, Task
 from ..sockets import boot_id, drain, open_socket, send
@@ -230,18 +231,31 @@ class Client:
         version: int,
         source: str = "",
         *,
+        put: Callable[[], None] | None = None,
         mode: fleet.PauseMode = "keep",
         timeout_s: float = 300.0,
     ) -> Published:
         """Bring every inference backend to new weights while rollouts go on.
 
-        source: where a backend loads them from; empty if the trainer puts them there itself.
+        source: where a backend loads them from; empty: only the version is new.
+        put: instead of a source, called once every backend has paused: the trainer's own transfer.
         mode: whether running requests are frozen (`keep`), waited for, or aborted.
 
         Raises: NodeRefused if not all backends could, and the former weights are in use again;
-        BrokerUnreachable.
+        BrokerUnreachable; whatever `put` raises, after the backends went on without it.
         """
-        return self._ask(fleet.publish(version, source, mode, timeout_s), timeout_s + SLACK_S)
+        limit_s = timeout_s + SLACK_S
+        if put is None:
+            return self._ask(fleet.publish(version, source, mode, timeout_s), limit_s)
+        update_id = self._ask(fleet.pause(version, mode, timeout_s), limit_s)
+        try:
+            put()
+        except BaseException as wrong:
+            why = f"{type(wrong).__name__}: {wrong}"
+            with contextlib.suppress(NodeRefused):
+                self._ask(fleet.put(version, update_id, why), limit_s)
+            raise
+        return self._ask(fleet.put(version, update_id), limit_s)
 
     def backends(self, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
         """Return how every inference backend is. Raises: NodeRefused, BrokerUnreachable."""

@@ -62,6 +62,18 @@ def publish(version: int, source: str, mode: PauseMode, timeout_s: float) -> Wis
     return Wish(f"the publishing of version {version}", question, _PUBLISHED)
 
 
+def pause(version: int, mode: PauseMode, timeout_s: float) -> Wish[str]:
+    """Ask every backend to pause for weights that the trainer puts there; answered by a name."""
+    question = {"ask": "pause", "policy_version": version, "mode": mode, "timeout_s": timeout_s}
+    return Wish(f"the pause before version {version}", question, _read_update_id)
+
+
+def put(version: int, update_id: str, error: str = "") -> Wish[Published]:
+    """Say that the weights are there, or why they are not; the backends go on."""
+    question = {"ask": "put", "update_id": update_id, "error": error[:20_000]}
+    return Wish(f"the publishing of version {version}", question, _PUBLISHED)
+
+
 def backends() -> Wish[tuple[BackendState, ...]]:
     """Ask how every backend is."""
     return Wish("the list of backends", {"ask": "list"}, _read_all)
@@ -89,6 +101,13 @@ def remove(name: str) -> Wish[tuple[BackendState, ...]]:
 def options_of(where: str | dict[str, Any]) -> dict[str, Any]:
     """Return the options of a backend that is given by them, or by its URL."""
     return {"url": where} if isinstance(where, str) else where
+
+
+def _read_update_id(value: Any) -> str:
+    update_id = value.get("update_id") if value.__class__ is dict else None
+    if update_id.__class__ is not str:
+        raise Mismatch("expected a string", ("update_id",))
+    return str(update_id)
 
 
 def _read_all(value: Any) -> tuple[BackendState, ...]:

@@ -44,6 +44,25 @@ class PublishAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseAsked:
+    """Pause every backend for weights that the trainer puts there itself."""
+
+    ask: Literal["pause"]
+    policy_version: Count
+    mode: PauseMode
+    timeout_s: Annotated[float, AtLeast(0)]
+
+
+@dataclass(frozen=True, slots=True)
+class PutAsked:
+    """The weights of a paused update are there; or an error says why they are not."""
+
+    ask: Literal["put"]
+    update_id: Text
+    error: Text
+
+
+@dataclass(frozen=True, slots=True)
 class ListAsked:
     """Say how every backend is."""
 
@@ -78,9 +97,11 @@ class RemoveAsked:
     name: Text
 
 
-Question = PublishAsked | ListAsked | AddAsked | DrainAsked | RemoveAsked
+Question = PublishAsked | PauseAsked | PutAsked | ListAsked | AddAsked | DrainAsked | RemoveAsked
 _READ: dict[str, Callable[[Any], Question]] = {
     "publish": compile_decoder(PublishAsked),
+    "pause": compile_decoder(PauseAsked),
+    "put": compile_decoder(PutAsked),
     "list": compile_decoder(ListAsked),
     "add": compile_decoder(AddAsked),
     "drain": compile_decoder(DrainAsked),
@@ -107,25 +128,32 @@ class Desk:
         self._children = children
         self._do = do
         self._answers: OrderedDict[str, Reply] = OrderedDict()
-        self._updates: dict[str, str] = {}  # who waits for an update
-        self._ended: events.Published | None = None
+        self._open: dict[str, str] = {}  # who asked what is not answered yet, by request
+        self._waits: dict[str, str] = {}  # the request that waits for an update
 
     def asked(self, message: Asked, body: list[bytes], now: float) -> list[Reply]:
         """Return the answer to a question, or nothing yet."""
-        if message.request_id in self._updates:
-            self._updates[message.request_id] = message.client_id
+        if message.request_id in self._open:
+            self._open[message.request_id] = message.client_id
             return []
         kept = self._answers.get(message.request_id)
         if kept is not None:
             return [(replace(kept[0], client_id=message.client_id), kept[1])]
         try:
             question = read_question(body[0])
-            if isinstance(question, PublishAsked):
-                return self._publish(message, question)
+            if isinstance(question, PublishAsked | PauseAsked | PutAsked):
+                self._update(message, question)
+                return []
             self._change(question, now)
         except (_No, RollmqError, OSError) as wrong:
             return [self._refuse(message.client_id, message.request_id, str(wrong))]
         return [self._done(message.client_id, message.request_id, self.states())]
+
+    def paused(self, update_id: str) -> list[Reply]:
+        """Return the answer to whoever asked for the pause: the weights can be put there."""
+        request_id = self._waits.pop(update_id, "")
+        client_id = self._open.pop(request_id, "")
+        return [self._done(client_id, request_id, {"update_id": update_id})] if client_id else []
 
     def published(self, ended: events.Published) -> list[Reply]:
         """Return the answer to whoever asked for the update that has ended."""
@@ -135,15 +163,16 @@ class Desk:
                 self._roster.change(weights=weights)
             except OSError as wrong:
                 structlog.get_logger().critical("published weights not kept", error=str(wrong))
-        client_id = self._updates.pop(ended.update_id, "")
+        request_id = self._waits.pop(ended.update_id, "")
+        client_id = self._open.pop(request_id, "")
         if not client_id:
             return []
         if ended.done:
             told = Published(ended.policy_version, ended.backends, ended.failed)
-            return [self._done(client_id, ended.update_id, told)]
+            return [self._done(client_id, request_id, told)]
         causes = "; ".join(f"{node}: {why}" if node else why for node, why in ended.failed.items())
         why = f"version {ended.policy_version} is not in use: {causes or 'no backend is left'}"
-        return [self._refuse(client_id, ended.update_id, why)]
+        return [self._refuse(client_id, request_id, why)]
 
     def states(self) -> list[BackendState]:
         """Return how every backend is, also those that are away."""
@@ -181,11 +210,23 @@ class Desk:
             figures={**post.figures, **counted},
         )
 
-    def _publish(self, message: Asked, question: PublishAsked) -> list[Reply]:
-        self._updates[message.request_id] = message.client_id
-        wanted = (question.policy_version, question.source, question.mode, question.timeout_s)
-        self._do(events.Publish(message.request_id, *wanted))
-        return []
+    def _update(self, message: Asked, question: PublishAsked | PauseAsked | PutAsked) -> None:
+        """Begin an update, or go on with one that is paused; its answer comes later."""
+        request_id = message.request_id
+        match question:
+            case PublishAsked(_, version, source, mode, timeout_s):
+                update_id = request_id
+                event: events.Event = events.Publish(request_id, version, source, mode, timeout_s)
+            case PauseAsked(_, version, mode, timeout_s):
+                update_id = request_id
+                event = events.Publish(request_id, version, "", mode, timeout_s, stops=True)
+            case PutAsked(_, update_id, error):
+                if not self._standings.is_paused(update_id):
+                    raise _No(f"no update {update_id!r} is paused; its time is over, or it is done")
+                event = events.WeightsPut(update_id, error)
+        self._open[request_id] = message.client_id
+        self._waits[update_id] = request_id
+        self._do(event)
 
     def _change(self, question: Question, now: float) -> None:
         match question:

@@ -162,6 +162,15 @@ class Publish:
     source: str
     mode: PauseMode
     timeout_s: float
+    stops: bool = False  # once all have paused, until WeightsPut
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsPut:
+    """The trainer has put the weights of a paused update there, or says why it could not."""
+
+    update_id: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +217,7 @@ Event = (
     | Probed
     | Stepped
     | Publish
+    | WeightsPut
     | NodeDrained
     | NodeRemoved
     | Closing
@@ -338,6 +348,13 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class AllPaused:
+    """Report that an update waits for the trainer to put the weights there."""
+
+    update_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """Report how an update ended: whether it holds, where, and what went wrong by node."""
 
@@ -364,5 +381,6 @@ Instruction = (
     | Refuse
     | TellStep
     | Standing
+    | AllPaused
     | Published
 )

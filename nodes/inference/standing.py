@@ -85,6 +85,7 @@ class Standings:
         self._router_id = router_id
         self._probes = 0
         self._catching: dict[str, Update] = {}
+        self._stopped: Update | None = None  # the last that was seen paused
         self._asked: tuple[Publish, float] | None = None  # of the update under way, and its end
         self._postponed: tuple[Publish, float] | None = None  # until a backend is there
         self._out: list[Instruction] = []
@@ -98,6 +99,7 @@ class Standings:
             events.Probed: self._probed,
             events.Stepped: self._stepped,
             events.Publish: self._publish,
+            events.WeightsPut: self._weights_put,
             events.NodeDrained: self._node_drained,
             events.NodeRemoved: self._node_removed,
             events.Tick: self._tick,
@@ -378,9 +380,24 @@ class Standings:
             self._place(events.BackendHeld(backend, held=True), now)
         self._asked = event, now + event.timeout_s
         deadlines = self._deadlines(event.timeout_s)
-        self.update = Update(weights, event.mode, self.weights, held, deadlines)
+        self.update = Update(weights, event.mode, self.weights, held, deadlines, stops=event.stops)
         self._out += self.update.begin(now)
         self._finish(now)
+
+    def is_paused(self, update_id: str) -> bool:
+        """Return whether an update waits for the trainer to put the weights there."""
+        update = self.update
+        return (
+            update is not None
+            and update.phase == "paused"
+            and update.weights.update_id == update_id
+        )
+
+    def _weights_put(self, event: events.WeightsPut, now: float) -> None:
+        if self.is_paused(event.update_id):
+            assert self.update is not None
+            self._out += self.update.put(now, event.error)
+            self._finish(now)
 
     def _stepped(self, event: events.Stepped, now: float) -> None:
         catching = self._catching.get(event.backend)
@@ -400,9 +417,15 @@ class Standings:
     def _finish(self, now: float) -> None:
         """Take note of how the update over all backends ended, if it has."""
         update = self.update
+        if update is not None and update.phase == "paused" and self._stopped is not update:
+            self._stopped = update
+            self._out.append(events.AllPaused(update.weights.update_id))
         if update is None or update.phase != "done":
             return
         self.update = None
+        if not update.members and self._stopped is update:
+            self._tell_failed(update.weights, "every backend was lost in the update")
+            return
         if not update.members:  # all were lost; whoever comes back goes on with it
             self._postponed = self._asked
             return

@@ -1,7 +1,8 @@
 """One weight update over some backends: all of them hold the new weights in the end, or none.
 
     pausing -> loading -> resuming -> done          every backend has done each step
-                  `-> going back -> resuming        one could not, and the former weights are known
+        |         `-> going back -> resuming        one could not, and the former weights are known
+        `-> paused -> loading                       the trainer puts the new weights there itself
 
 Job: say which step each backend has to do next, and what each holds in the end.
 Does not know: sockets or clocks; `now` is an argument, in seconds. Nor sessions and requests.
@@ -18,7 +19,7 @@ from typing import Literal
 from .events import TellStep
 from .messages import Pause, PauseMode, Resume, UpdateStep, UpdateWeights
 
-Phase = Literal["pausing", "loading", "going back", "resuming", "done"]
+Phase = Literal["pausing", "paused", "loading", "going back", "resuming", "done"]
 Step = Pause | UpdateWeights | Resume
 BACK = ".back"  # ends the update_id of the way back: a step repeated under its id is not done again
 
@@ -67,6 +68,8 @@ class Update:
         former: Weights | None,
         versions: dict[str, int],
         deadlines: Deadlines,
+        *,
+        stops: bool = False,
     ) -> None:
         self.weights = weights
         self.members = {name: Member(version) for name, version in versions.items()}
@@ -75,6 +78,7 @@ class Update:
         self._mode: PauseMode = mode
         self._former = former if former is not None and former.source else None
         self._deadlines = deadlines
+        self._stops = stops  # until `put`
         self._until = 0.0
         self._out: list[TellStep] = []
 
@@ -103,6 +107,18 @@ class Update:
             self._tell(name, member, now)
         return self._go_on(now)
 
+    def put(self, now: float, error: str = "") -> list[TellStep]:
+        """Go on: the trainer has put the weights there, or says why it could not."""
+        if self.phase != "paused":
+            return []
+        if error:
+            for member in self.members.values():
+                self._fail(member, error)
+            self._resume(now)
+        else:
+            self._load(now)
+        return self._go_on(now)
+
     def gone(self, name: str, now: float) -> list[TellStep]:
         """Go on without a backend that is lost."""
         self.members.pop(name, None)
@@ -112,6 +128,8 @@ class Update:
         """Give up on steps that are late, and ask again for those that have no answer yet."""
         if self.phase == "done":
             return []
+        if self.phase == "paused" and now >= self._until:
+            return self.put(now, "the weights were not put there in time")
         for name, member in self.members.items():
             if member.owed and now >= self._until:
                 self._fail(member, f"{member.owed[0].kind}: no answer in time")
@@ -136,7 +154,8 @@ class Update:
             self._tell(name, member, now)
 
     def _go_on(self, now: float) -> list[TellStep]:
-        while self.phase != "done" and not any(member.owed for member in self.members.values()):
+        stands = {"done", "paused"} if self.members else {"done"}
+        while self.phase not in stands and not any(member.owed for member in self.members.values()):
             self._next(now)
         out, self._out = self._out, []
         return out
@@ -146,16 +165,21 @@ class Update:
         match self.phase:
             case "pausing" if failed:
                 self._resume(now)
-            case "pausing":
-                weights = self.weights
-                load = UpdateWeights(weights.update_id, weights.policy_version, weights.source)
-                self._start("loading", list(self.members), [load], now)
+            case "pausing" if self._stops and self.members:
+                self.phase = "paused"
+            case "pausing" | "paused":
+                self._load(now)
             case "loading":
                 self._loaded(now, failed=failed)
             case "going back":
                 self._resume(now)
             case "resuming":
                 self.phase = "done"
+
+    def _load(self, now: float) -> None:
+        weights = self.weights
+        load = UpdateWeights(weights.update_id, weights.policy_version, weights.source)
+        self._start("loading", list(self.members), [load], now)
 
     def _loaded(self, now: float, *, failed: bool) -> None:
         loaded = [name for name, member in self.members.items() if member.loaded]

@@ -174,6 +174,32 @@ def test_weights_are_published_in_mid_run_and_every_token_says_its_version(fleet
     assert any(salt.startswith("1.") for salt in salts)
 
 
+def test_a_trainer_puts_the_weights_there_itself_while_every_backend_is_paused(
+    fleet: Fleet,
+) -> None:
+    for name in ("fake-0", "fake-1"):
+        fleet.fake(name)
+        fleet.until_state(name, "open")
+    seen: list[str] = []
+
+    def put() -> None:
+        seen.append(fleet.notes.read_text())
+
+    assert fleet.client.publish(3, put=put).backends == ("fake-0", "fake-1")
+    assert all(f"{name} pause" in seen[0] for name in ("fake-0", "fake-1"))
+    assert "resume" not in seen[0]
+    assert "load 3" not in seen[0]
+    assert [state.policy_version for state in fleet.client.backends()] == [3, 3]
+
+    def fail() -> None:
+        raise OSError("no link")
+
+    with pytest.raises(OSError, match="no link"):
+        fleet.client.publish(4, put=fail)
+    assert [state.policy_version for state in fleet.client.backends()] == [3, 3]
+    assert {state.state for state in fleet.client.backends()} == {"open"}
+
+
 @pytest.mark.parametrize("mode", ["wait", "abort"])
 def test_a_publish_waits_for_running_requests_or_aborts_them(fleet: Fleet, mode: Any) -> None:
     fleet.fake("fake-0", "--tokens", "60")

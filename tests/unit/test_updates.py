@@ -55,6 +55,44 @@ class Fleet:
         return UpdateStep(message.update_id, message.kind, self.versions[name], error)
 
 
+def stopping() -> Fleet:
+    fleet = Fleet()
+    fleet.update = Update(NEW, "keep", OLD, fleet.versions, DEADLINES, stops=True)
+    assert fleet.run().phase == "paused"
+    assert {kind for _, kind in fleet.told} == {"pause"}
+    return fleet
+
+
+def test_weights_that_the_trainer_puts_there_are_waited_for_while_all_are_paused() -> None:
+    fleet = stopping()
+    fleet.tick(5.0)
+    assert fleet.update.phase == "paused"
+    fleet.answer_all(fleet.update.put(6.0))
+    assert (fleet.update.phase, fleet.update.holds) == ("done", True)
+    assert fleet.versions == {"a": 2, "b": 2}
+    assert fleet.update.put(7.0) == []
+
+
+@pytest.mark.parametrize("error", ["no link", ""])
+def test_weights_that_do_not_come_leave_everything_as_it_was(error: str) -> None:
+    fleet = stopping()
+    if error:
+        fleet.answer_all(fleet.update.put(5.0, error))
+    else:
+        fleet.tick(10.0)
+    assert (fleet.update.phase, fleet.update.holds) == ("done", False)
+    assert (fleet.versions, fleet.paused) == ({"a": 1, "b": 1}, set())
+    failed = {member.failed for member in fleet.update.members.values()}
+    assert failed == {error or "the weights were not put there in time"}
+
+
+def test_a_pause_that_loses_every_backend_ends() -> None:
+    fleet = stopping()
+    for name in ("a", "b"):
+        fleet.answer_all(fleet.update.gone(name, 1.0))
+    assert (fleet.update.phase, fleet.update.holds) == ("done", False)
+
+
 def test_every_backend_pauses_before_any_loads_and_loads_before_any_resumes() -> None:
     fleet = Fleet()
     update = fleet.run()
