@@ -33,6 +33,7 @@ SPECIAL_TOKENS = (
     "<tool_call>",
     "</tool_call>",
 )
+INNER_MARKS = SPECIAL_TOKENS[3:]  # those that may stand within a message
 _MARKS = re.compile("(" + "|".join(map(re.escape, SPECIAL_TOKENS)) + ")")
 
 Ids = npt.NDArray[np.int32]
@@ -73,20 +74,30 @@ class Tokens:
         """Return int32 [n]: the (role, text) messages, and the start of the assistant's turn."""
         ids: list[int] = []
         for role, text in messages:
-            ids += self._message(role, text)
-        return np.array(ids + self._assistant(), dtype=np.int32)
+            ids += self.message(role, text)
+        return np.array(ids + self.assistant(), dtype=np.int32)
 
     def next_turn(self, role: str, text: str) -> Ids:
         """Return int32 [n]: what follows a completion that ended with its end token."""
-        ids = [*self.encode("\n"), *self._message(role, text), *self._assistant()]
+        ids = [*self.encode("\n"), *self.message(role, text), *self.assistant()]
         return np.array(ids, dtype=np.int32)
 
-    def _message(self, role: str, text: str) -> list[int]:
+    def message(self, role: str, text: str) -> list[int]:
+        """Return the token IDs of one message that nobody samples."""
         inner = self.encode(f"{role}\n{text}")
         return [self._special[START], *inner, self.end, *self.encode("\n")]
 
-    def _assistant(self) -> list[int]:
-        return [self._special[START], *self.encode("assistant\n")]
+    def assistant(self, parts: Sequence[str] | None = None) -> list[int]:
+        """Return the start of the assistant's turn, or all of one that said `parts`.
+
+        A part that is one of INNER_MARKS becomes its special token.
+        """
+        start = [self._special[START], *self.encode("assistant\n")]
+        if parts is None:
+            return start
+        for part in parts:
+            start += [self._special[part]] if part in INNER_MARKS else self.encode(part)
+        return [*start, self.end, *self.encode("\n")]
 
 
 @cache

@@ -13,6 +13,7 @@ order in which they were written. Marks inside thinking are no calls.
 import json
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from .records import BadCall, Call, Message, ToolCall, ToolSpec
@@ -20,7 +21,7 @@ from .records import BadCall, Call, Message, ToolCall, ToolSpec
 THINK, THOUGHT = "<think>", "</think>"
 CALL, CALLED = "<tool_call>", "</tool_call>"
 MOST_CALLS = 64  # of one completion; the rest are one bad call
-_CALLS = re.compile(f"{CALL}(.*?)(?:{CALLED}|$)", re.DOTALL)
+_CALLS = re.compile(rf"{CALL}(.*?)(?:{CALLED}|\Z)", re.DOTALL)
 _TOOLS = """# Tools
 
 You may call one or more functions to assist with the user query.
@@ -51,20 +52,41 @@ def response_text(text: str) -> str:
     return f"<tool_response>\n{text}\n</tool_response>"
 
 
-def call_text(call: Call) -> str:
-    """Return a call between its marks; only for prompts of a new segment."""
+def with_tools(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[Message]:
+    """Return messages whose first is a system message that ends with the tools."""
+    if not tools:
+        return list(messages)
+    has_system = bool(messages) and messages[0].role == "system"
+    text = system_text(messages[0].text if has_system else "", tools)
+    return [Message("system", text), *messages[has_system:]]
+
+
+def fold_tools(messages: Sequence[Message]) -> list[Message]:
+    """Return messages in which answers of tools that follow each other are one user's message."""
+    folded: list[Message] = []
+    for role, group in groupby(messages, key=lambda message: message.role):
+        if role == "tool":
+            folded.append(Message("user", "\n".join(response_text(each.text) for each in group)))
+        else:
+            folded.extend(group)
+    return folded
+
+
+def assistant_parts(message: Message) -> list[str]:
+    """Return an assistant's message as texts and marks; only for prompts of a new segment."""
+    parts = [THINK, message.thinking, THOUGHT] if message.thinking else []
+    parts.append(message.text)
+    for call in message.calls:
+        parts += ["\n" if message.text or call is not message.calls[0] else ""]
+        parts += [CALL, _written(call), CALLED]
+    return [part for part in parts if part]
+
+
+def _written(call: Call) -> str:
     if isinstance(call, BadCall):
-        inner = call.text
-    else:
-        written = {"name": call.name, "arguments": call.arguments}
-        inner = f"\n{json.dumps(written, ensure_ascii=False)}\n"
-    return f"{CALL}{inner}{CALLED}"
-
-
-def assistant_text(message: Message) -> str:
-    """Return an assistant's message as one text; only for prompts of a new segment."""
-    thinking = f"{THINK}{message.thinking}{THOUGHT}" if message.thinking else ""
-    return "\n".join(filter(None, [thinking + message.text, *map(call_text, message.calls)]))
+        return call.text
+    written = {"name": call.name, "arguments": call.arguments}
+    return f"\n{json.dumps(written, ensure_ascii=False)}\n"
 
 
 def read_completion(text: str) -> Message:

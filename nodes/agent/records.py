@@ -12,10 +12,11 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the model wrote and that could be read."""
+    """A call that the model wrote and that could be read; `id` where its format has one."""
 
     name: str
     arguments: dict[str, Any]
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,14 @@ Call = ToolCall | BadCall
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; `thinking` and `calls` are an assistant's, `name` is a tool's."""
+    """One message; `thinking` and `calls` are an assistant's, `name` and `call_id` a tool's."""
 
     role: Role
     text: str
     thinking: str = ""
     calls: tuple[Call, ...] = ()
     name: str = ""
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

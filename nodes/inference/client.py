@@ -15,7 +15,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,6 @@ from .refused import Refusals
 
 CODEC = Codec[ToRunWorker](TO_RUN_WORKER)
 RETRY_S = 0.2  # between two tries of a request that the router refused for now
-SENTINEL = -9999.0  # what vLLM writes where it has no log-probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,18 +249,14 @@ def _generation(message: Generated, body: list[Any]) -> Generation:
     }
     if set(found) != {"token_ids", "logprobs", "policy_spans"}:
         raise ValueError(f"the answer has buffers {sorted(found)}")
-    token_ids, logprobs, spans = found["token_ids"], found["logprobs"], found["policy_spans"]
-    _expect(token_ids, logprobs, spans)
-    cached = message.cached_tokens
-    return Generation(token_ids, logprobs, message.finish_reason, spans, cached)
-
-
-def _expect(token_ids: Any, logprobs: Any, spans: Any) -> None:
-    kinds = token_ids.dtype.name, logprobs.dtype.name, spans.dtype.name
-    if kinds != ("int32", "float32", "int32") or spans.ndim != 2 or spans.shape[1] != 3:
-        raise ValueError(f"the answer's arrays are {', '.join(kinds)}")
-    if token_ids.ndim != 1 or token_ids.shape != logprobs.shape:
-        raise ValueError(f"{token_ids.shape} token IDs but {logprobs.shape} log-probabilities")
-    values = cast("npt.NDArray[np.float32]", logprobs)
-    if not np.isfinite(values).all() or (values > 0).any() or (values <= SENTINEL).any():
-        raise ValueError("a log-probability is missing, not finite or above 0")
+    return Generation(
+        found["token_ids"],
+        found["logprobs"],
+        message.finish_reason,
+        found["policy_spans"],
+        cached_tokens=message.cached_tokens,
+        queue_s=message.queue_s,
+        prefill_s=message.prefill_s,
+        decode_s=message.decode_s,
+        backend=message.backend,
+    )

@@ -20,6 +20,7 @@ from engine.messages.worker import EarlyOutcome
 from engine.records import Task, Trajectory
 
 FinishReason = Literal["stop", "length", "abort"]
+SENTINEL = -9999.0  # what vLLM writes where it has no log-probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,14 @@ class Generation:
     """One completion, token by token.
 
     token_ids: int32 [n]. logprobs: float32 [n], of the policy that sampled.
-    policy_spans: int32 [k, 3]; (start, end, policy_version) over the completion, end exclusive.
+    policy_spans: int32 [k, 3]; (start, end, policy_version) over the completion, end exclusive;
+    they cover it in order.
     cached_tokens: prompt tokens that the backend's prefix cache already held.
+    queue_s, prefill_s, decode_s: seconds in the backend; before the prompt was computed, until the
+    first token, and until the last. backend: the node that sampled.
+
+    Raises: ValueError if the arrays do not fit each other, or if a log-probability is missing, not
+    finite or above 0.
     """
 
     token_ids: npt.NDArray[np.int32]
@@ -48,6 +55,30 @@ class Generation:
     finish_reason: FinishReason
     policy_spans: npt.NDArray[np.int32]
     cached_tokens: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    backend: str = ""
+
+    def __post_init__(self) -> None:
+        _expect_arrays(self.token_ids, self.logprobs, self.policy_spans)
+        logprobs = self.logprobs
+        if not np.isfinite(logprobs).all() or (logprobs > 0).any() or (logprobs <= SENTINEL).any():
+            raise ValueError("a log-probability is missing, not finite or above 0")
+        length, edges = len(self.token_ids), self.policy_spans[:, :2].tolist()
+        starts, ends = [start for start, _ in edges], [end for _, end in edges]
+        if [0, *ends] != [*starts, length] or any(start > end for start, end in edges):
+            raise ValueError(f"policy_spans {edges} do not cover {length} tokens in order")
+
+
+def _expect_arrays(
+    token_ids: npt.NDArray[Any], logprobs: npt.NDArray[Any], spans: npt.NDArray[Any]
+) -> None:
+    kinds = token_ids.dtype.name, logprobs.dtype.name, spans.dtype.name
+    if kinds != ("int32", "float32", "int32") or spans.ndim != 2 or spans.shape[1] != 3:
+        raise ValueError(f"the completion's arrays are {', '.join(kinds)}")
+    if token_ids.ndim != 1 or token_ids.shape != logprobs.shape:
+        raise ValueError(f"{token_ids.shape} token IDs but {logprobs.shape} log-probabilities")
 
 
 class Model(Protocol):

@@ -1,9 +1,9 @@
 """Task kind `reasoning`: questions of the package reasoning-gym, scored by its own scorers.
 
     payload: {"dataset": "gcd", "config": {}, "seed": 7, "size": 500, "index": 3, "question": "...",
-              "turns": 1, "max_tokens": 512, "temperature": 1.0}
+              "turns": 1, "max_tokens": 512, "temperature": 1.0, "context_tokens": 8192}
 
-The last three may be left out. A second turn asks the model to check its answer.
+The last four may be left out. A second turn asks the model to check its answer.
 
 Job: prompt, conversation and score.
 Does not know: the model behind the router, or the expected answer before eval.
@@ -14,7 +14,6 @@ answer that cannot be read is worth 0: that is the model's doing. A scorer that 
 
 import re
 import threading
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
@@ -25,7 +24,7 @@ from engine.errors import BoundaryError
 from engine.typed import AtLeast, Count, Id, Length, Mismatch, compile_decoder
 
 from .. import tokens
-from ..transcript import Transcript
+from ..agent import ChatmlTemplate, Conversation, Limits, Message, converse
 from . import Context, Output, Sampling
 
 SYSTEM = (
@@ -50,6 +49,7 @@ class Payload:
     turns: Annotated[int, AtLeast(1), "model calls at most"] = 1
     max_tokens: Annotated[int, AtLeast(1), "to sample in each turn"] = 512
     temperature: Annotated[float, AtLeast(0), "of sampling"] = 1.0
+    context_tokens: Annotated[int, AtLeast(2), "prompt and completion together"] = 8192
 
 
 _DECODE = compile_decoder(Payload)
@@ -68,50 +68,29 @@ def read_payload(payload: dict[str, Any]) -> Payload:
 
 
 async def init(context: Context) -> Output:
-    """Write the prompt: array `prompt_ids`, int32 [n]."""
-    payload = read_payload(context.task.payload)
-    messages = (("system", SYSTEM), ("user", payload.question))
-    prompt = tokens.load().opening(messages)
-    return Output(data={"messages": messages}, arrays={"prompt_ids": prompt})
+    """Check the payload; there is nothing to prepare."""
+    read_payload(context.task.payload)
+    return Output()
 
 
 async def run(context: Context) -> Output:
     """Let the model answer, and check its answer if the task asks for more than one turn."""
     payload, vocabulary = read_payload(context.task.payload), tokens.load()
-    sampling = Sampling(
-        max_tokens=payload.max_tokens,
-        temperature=payload.temperature,
-        stop_token_ids=(vocabulary.end,),
+    limits = Limits(
+        turns=payload.turns,
+        turn_tokens=payload.max_tokens,
+        tokens=payload.turns * payload.max_tokens,
+        context_tokens=payload.context_tokens,
     )
-    transcript = Transcript()
-    transcript.prompt(context.arrays["prompt_ids"])
-    session = f"{context.rollout_id}.{context.attempt}"
-    try:
-        for turn in range(payload.turns):
-            if turn > 0:
-                transcript.prompt(vocabulary.next_turn("user", CHECK))
-            await _turn(context, session, transcript, sampling)
-            if transcript.turns[-1]["finish_reason"] != "stop":
-                break
-    finally:
-        await context.model.release(session)
-    return _output(transcript)
 
+    async def check(talk: Conversation) -> list[Message]:
+        return [Message("user", CHECK)] if len(talk.turns) < payload.turns else []
 
-async def _turn(context: Context, session: str, transcript: Transcript, sampling: Sampling) -> None:
-    began = time.monotonic()
-    generation = await context.model.generate(session, transcript.token_ids(), sampling)
-    transcript.completion(generation, time.monotonic() - began)
-    context.spent(turns=1, tokens=len(generation.token_ids))
-
-
-def _output(transcript: Transcript) -> Output:
-    is_cut = transcript.turns[-1]["finish_reason"] != "stop"
-    return Output(
-        data={"turns": transcript.turns},
-        trajectory=transcript.trajectory(),
-        outcome="truncated" if is_cut else None,
-    )
+    messages = [Message("system", SYSTEM), Message("user", payload.question)]
+    sampling = Sampling(temperature=payload.temperature)
+    template = ChatmlTemplate(vocabulary)
+    result = await converse(context, template, [], limits, messages, sampling=sampling, reply=check)
+    return result.output()
 
 
 def eval(context: Context) -> Output:  # noqa: A001 - the stage's name
