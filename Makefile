@@ -56,14 +56,15 @@ $(VLLM_STAMP):
 	touch $@
 
 # The trained model, and one with random weights: another checkpoint.
-$(MODELS)/.made: nodes/backends/tiny_model.py nodes/tokens.py nodes/data/tokenizer.json $(VLLM_STAMP)
-	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny
-	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/other --seed 99 --steps 0
+$(MODELS)/.made: nodes/backends/tiny_model.py $(MODELS)/conversations.npz $(VLLM_STAMP)
+	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny \
+	  --conversations $(MODELS)/conversations.npz
+	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/other --seed 99
 	touch $@
 
-$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,bench]'
-	touch $@ $(VENV)/.run
+$(MODELS)/conversations.npz: nodes/backends/tiny_conversations.py nodes/tasks/calculator.py \
+  nodes/data/tokenizer.json | $(VENV)/.test
+	$(BIN)/python -m nodes.backends.tiny_conversations $@
 
 clean:
 	rm -rf $(VENV) $(VLLM) .cache out out-tasks.jsonl run build *.egg-info

@@ -22,6 +22,10 @@ MOST_STEPS = 64
 Step = Pause | UpdateWeights | Resume
 
 
+class _OutOfOrder(Exception):  # noqa: N818 - becomes an answer
+    pass
+
+
 @dataclass(slots=True)
 class Weights:
     """The weights that a server holds: their version, and where they came from, if known."""
@@ -42,6 +46,7 @@ class Updates:
         self._log = structlog.get_logger()
         self._steps: dict[tuple[str, str], asyncio.Task[UpdateStep]] = {}
         self._last: asyncio.Task[UpdateStep] | None = None
+        self._paused = False
 
     def take(self, step: Step) -> None:
         """Do a step after those before it; answer at its end, or at once if it was done."""
@@ -69,8 +74,8 @@ class Updates:
         error = ""
         try:
             await self._carry_out(step)
-        except (Unreachable, HttpFailed, TimeoutError) as wrong:
-            error = f"{type(wrong).__name__}: {wrong}"
+        except (Unreachable, HttpFailed, TimeoutError, _OutOfOrder) as wrong:
+            error = f"{step.kind}: {wrong}"
         self._log.info("update step", step=step.kind, update_id=step.update_id, error=error)
         answer = UpdateStep(step.update_id, _name(step), self._weights.version, error)
         self._answer(answer)
@@ -80,11 +85,15 @@ class Updates:
         match step:
             case Pause(_, mode):
                 await self._http.pause(mode)
+                self._paused = True
+            case UpdateWeights() if not self._paused:
+                raise _OutOfOrder("weights change only while sampling is paused")
             case UpdateWeights(_, version, source):
                 await load(self._http, Weights(version, source))
                 self._weights.version, self._weights.source = version, source
             case Resume():
                 await self._http.resume()
+                self._paused = False
 
 
 async def load(http: VllmHttp, weights: Weights) -> None:
