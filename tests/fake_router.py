@@ -90,6 +90,10 @@ class Peer:
             f"the answer to {ticket}",
         )
 
+    def has_answer(self, ticket: str) -> bool:
+        """Return whether an answer to a ticket has come that nobody took."""
+        return any(getattr(message, "request_id", "") == ticket for message, _ in self._seen)
+
     def complete(self, prompt: Any, **wish: Any) -> tuple[m.Generated, Arrays]:
         """Ask and wait for a whole completion, whose arrays are checked."""
         message, arrays = self.answer(self.ask(prompt, **wish))
