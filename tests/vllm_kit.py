@@ -120,7 +120,10 @@ def greedy(model: Path, prompt: Any, count: int, directory: Path) -> list[int]:
     return tokens
 
 
-def logprobs(model: Path, rows: list[list[int]], directory: Path) -> list[list[float]]:
+def logprobs(
+    model: Path, rows: list[list[int]], temperature: float, directory: Path
+) -> list[list[float]]:
     """Return each row's log-probability of each of its tokens but the first."""
-    found: list[list[float]] = transformers(model, {"rows": rows}, directory)["rows"]
+    work = {"rows": rows, "temperature": temperature}
+    found: list[list[float]] = transformers(model, work, directory)["rows"]
     return found

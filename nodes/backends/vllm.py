@@ -38,7 +38,7 @@ from .vllm_http import HttpFailed, NotServing, Unreachable, VllmHttp
 from .vllm_options import read_options
 from .vllm_server import OwnServer
 from .vllm_serving import Counts, Serving, Site
-from .vllm_updates import Weights
+from .vllm_updates import NotDone, Weights
 from .vllm_updates import load as load_weights
 from .vllm_wire import BadReply
 
@@ -46,6 +46,7 @@ LOOK_S = 0.25  # between two looks at a server that starts
 AGAIN_S = 2.0  # after a server that was no use
 BEATS = 4  # turns in a heartbeat
 LONGEST_MODEL = 200
+USELESS = (NodeFailed, Unreachable, HttpFailed, TimeoutError, BadReply, NotDone)
 
 
 class Vllm:
@@ -119,7 +120,7 @@ class Vllm:
             http = VllmHttp(url, self._options.request_s)
             try:
                 return await self._checked(http)
-            except (NodeFailed, Unreachable, HttpFailed, TimeoutError, BadReply) as wrong:
+            except USELESS as wrong:
                 await http.__aexit__(None, None, None)
                 if not self._lives:
                     raise NodeFailed(self._with_log(str(wrong))) from None

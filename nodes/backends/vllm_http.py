@@ -10,6 +10,7 @@ connection is never reused after it was idle for KEEP_S: the server closes its o
 import asyncio
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -37,6 +38,7 @@ ASK_S = 10.0  # for what a server answers at once
 UPDATE_S = 600.0  # to load weights, or for requests to end
 PROBE_S = 120.0  # a first completion may compile
 GENERATE = "/inference/v1/generate"
+LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 PROBE_IDS = (1, 2, 3, 4)
 PROBE_TOKENS = 4
 NO_LIMIT = aiohttp.ClientTimeout(total=None)  # asyncio.timeout holds for the whole call
@@ -64,6 +66,7 @@ class VllmHttp:
 
     def __init__(self, url: str, request_s: float) -> None:
         self._url = url.rstrip("/")
+        self.is_local = urlsplit(url).hostname in LOCAL
         self._request_s = request_s
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S)
         self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)

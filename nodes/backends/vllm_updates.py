@@ -11,6 +11,7 @@ names its error and leaves the version as it is. Only the last MOST_STEPS steps 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -22,8 +23,8 @@ MOST_STEPS = 64
 Step = Pause | UpdateWeights | Resume
 
 
-class _OutOfOrder(Exception):  # noqa: N818 - becomes an answer
-    pass
+class NotDone(Exception):  # noqa: N818 - becomes an answer
+    """A step that was not even tried; says why."""
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Updates:
         error = ""
         try:
             await self._carry_out(step)
-        except (Unreachable, HttpFailed, TimeoutError, _OutOfOrder) as wrong:
+        except (Unreachable, HttpFailed, TimeoutError, NotDone) as wrong:
             error = f"{step.kind}: {wrong}"
         self._log.info("update step", step=step.kind, update_id=step.update_id, error=error)
         answer = UpdateStep(step.update_id, _name(step), self._weights.version, error)
@@ -87,7 +88,7 @@ class Updates:
                 await self._http.pause(mode)
                 self._paused = True
             case UpdateWeights() if not self._paused:
-                raise _OutOfOrder("weights change only while sampling is paused")
+                raise NotDone("weights change only while sampling is paused")
             case UpdateWeights(_, version, source):
                 await load(self._http, Weights(version, source))
                 self._weights.version, self._weights.source = version, source
@@ -102,13 +103,23 @@ async def load(http: VllmHttp, weights: Weights) -> None:
     The prefix cache is emptied as far as no request holds it. What frozen requests hold stays
     theirs: the router's salts keep it from other sessions.
 
-    Raises: Unreachable, HttpFailed, TimeoutError.
+    Raises: Unreachable, HttpFailed, TimeoutError; NotDone if a server on this machine would find
+        no weights there: vLLM's engine does not survive that.
     """
     if weights.source:
+        if http.is_local:
+            _expect_weights(weights.source)
         await http.reload(weights.source)
     await http.set_version(weights.version)
     if not await http.forget_prefixes():
         structlog.get_logger().info("prefixes of frozen requests are kept")
+
+
+def _expect_weights(source: str) -> None:
+    directory = Path(source)
+    is_path = directory.is_absolute() or source.startswith(".") or directory.exists()
+    if is_path and not (list(directory.glob("*.safetensors")) or list(directory.glob("*.bin"))):
+        raise NotDone(f"no weights in {source}")
 
 
 def _name(step: Step) -> Literal["pause", "update_weights", "resume"]:

@@ -16,15 +16,15 @@ def main() -> None:
     given = json.loads(Path(sys.argv[1]).read_text())
     torch.set_grad_enabled(False)
     model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=torch.float32).eval()
-    found = {"rows": [logprobs(model, row) for row in given.get("rows", [])]}
+    found = {"rows": [logprobs(model, row, given["temperature"]) for row in given.get("rows", [])]}
     if "greedy" in given:
         found["greedy"] = greedy(model, given["greedy"]["prompt"], given["greedy"]["count"])
     Path(sys.argv[2]).write_text(json.dumps(found))
 
 
-def logprobs(model: Any, row: list[int]) -> list[float]:
+def logprobs(model: Any, row: list[int], temperature: float) -> list[float]:
     ids = torch.tensor([row])
-    scores = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+    scores = (model(input_ids=ids).logits[0, :-1] / temperature).log_softmax(-1)
     found: list[float] = scores.gather(1, ids[0, 1:, None])[:, 0].tolist()
     return found
 

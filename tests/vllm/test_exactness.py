@@ -1,7 +1,7 @@
 """What is delivered is what the engine sampled: tokens, prompts and log-probabilities."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import rmtree
@@ -22,7 +22,7 @@ from .recorder import Record, recording
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 GROUP_SIZE, TASKS = 4, 8
-TOLERANCE = 2e-4  # float32, two implementations of the same model, up to 1,500 tokens
+TOLERANCE = 5e-5  # float32, two implementations of one model; 6e-6 was measured
 VOCABULARY = tokens.load()
 
 
@@ -49,9 +49,11 @@ def delivered(directory: Path, url: str, temperature: float) -> list[Rollout]:
         Task(each["task_id"], each["kind"], each["payload"])
         for each in calculator_tasks(TASKS, 5, settings)
     ]
-    with running_topology(directory, topology({"url": url}), {}) as site:
-        with Client(site.topology.path, "trainer") as client:
-            return list(client.run(wanted, GROUP_SIZE))
+    with (
+        running_topology(directory, topology({"url": url}), {}) as site,
+        Client(site.topology.path, "trainer") as client,
+    ):
+        return list(client.run(wanted, GROUP_SIZE))
 
 
 @pytest.fixture(scope="module", params=[1.0, 1.7], ids=["as trained", "hot"])
@@ -63,12 +65,18 @@ def run(request: pytest.FixtureRequest, vllm_url: str) -> Iterator[tuple[list[Ro
         yield delivered(directory, record.url, request.param), record
 
 
-def test_every_rollout_completes_over_several_turns(run: tuple[list[Rollout], Record]) -> None:
+def test_every_rollout_completes_over_several_turns(
+    run: tuple[list[Rollout], Record], tell: Callable[[str], None]
+) -> None:
     rollouts, _ = run
     assert len({rollout.rollout_id for rollout in rollouts}) == GROUP_SIZE * TASKS
     assert {rollout.outcome for rollout in rollouts} <= {"completed", "truncated"}
     assert not [failure for rollout in rollouts for failure in rollout.failures]
-    assert max(len(turns_of(rollout)) for rollout in rollouts) >= 3
+    turns = [len(turns_of(rollout)) for rollout in rollouts]
+    called = sum(any(turn.get("tools") for turn in turns_of(each)) for each in rollouts)
+    tell(f"{called} of {len(rollouts)} rollouts called the tool, in {sum(turns)} turns")
+    assert max(turns) >= 3
+    assert called > 0
 
 
 def test_what_is_delivered_is_what_the_engine_was_asked_and_sampled(
@@ -90,25 +98,29 @@ def test_what_is_delivered_is_what_the_engine_was_asked_and_sampled(
 
 
 def test_log_probabilities_are_those_that_transformers_finds(
-    run: tuple[list[Rollout], Record], request: pytest.FixtureRequest, tmp_path: Path
+    run: tuple[list[Rollout], Record],
+    request: pytest.FixtureRequest,
+    tell: Callable[[str], None],
+    tmp_path: Path,
 ) -> None:
-    if "hot" in request.node.name:
-        pytest.xfail("the reference is of temperature 1")
     rollouts, _ = run
+    temperature = request.node.callspec.params["run"]
     trajectories = [rollout.trajectory for rollout in rollouts if rollout.trajectory is not None]
     rows = [trajectory.token_ids.tolist() for trajectory in trajectories]
     worst, count = 0.0, 0
-    for trajectory, row in zip(trajectories, logprobs(TINY, rows, tmp_path), strict=True):
+    for trajectory, row in zip(
+        trajectories, logprobs(TINY, rows, temperature, tmp_path), strict=True
+    ):
         sampled = trajectory.loss_mask[1:] == 1
         wrong = np.abs(np.array(row)[sampled] - trajectory.logprobs[1:][sampled])
         worst, count = max(worst, float(wrong.max())), count + int(sampled.sum())
-    print(f"{count} sampled tokens in {len(rows)} rollouts, worst difference {worst:.2e}")
+    tell(f"log-probabilities of {count} tokens differ by {worst:.1e} at most, T {temperature}")
     assert count > 1000
     assert worst < TOLERANCE
 
 
 def test_decoding_and_encoding_again_would_have_changed_tokens(
-    run: tuple[list[Rollout], Record],
+    run: tuple[list[Rollout], Record], tell: Callable[[str], None]
 ) -> None:
     rollouts, _ = run
     changed = total = 0
@@ -119,7 +131,7 @@ def test_decoding_and_encoding_again_would_have_changed_tokens(
             again = VOCABULARY.encode_marked(VOCABULARY.decode(ids[start:end]))
             changed += again != ids[start:end].tolist()
             total += 1
-    print(f"{changed} of {total} completions would have other tokens")
+    tell(f"decoding and encoding again would have changed {changed} of {total} completions")
     assert changed > 0
 
 

@@ -2,11 +2,12 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from engine import Client, Task
+from engine import Client, Rollout, Task
 
 from ..topology_kit import running_topology
 from ..vllm_kit import OWN
@@ -70,11 +71,11 @@ def test_every_rollout_completes_though_a_server_is_killed(short_path: Path) -> 
         (guard,) = children(node)
         (server,) = children(guard)
         family = [guard, server, *children(server)]
-        with Client(site.topology.path, "trainer") as client:
-            taken = client.run(tasks, GROUP_SIZE)
+        with Client(site.topology.path, "watcher") as client, ThreadPoolExecutor() as pool:
+            taken = pool.submit(run, site.topology.path, tasks)
             site.until(lambda: running(client, "vllm-0") >= 4, 60)
             os.kill(server, signal.SIGKILL)
-            rollouts = list(taken)
+            rollouts = taken.result(300)
             site.until(lambda: not [pid for pid in family if alive(pid)], 60)
             assert site.supervisor.pids["vllm-0"] == node
             site.until(lambda: lives(client, "vllm-0") == 2, 240)
@@ -83,6 +84,11 @@ def test_every_rollout_completes_though_a_server_is_killed(short_path: Path) -> 
     assert [rollout.reward for rollout in rollouts] == [1.0] * ROLLOUTS
     assert not [failure for rollout in rollouts for failure in rollout.failures]
     assert "server lost" in site.log("vllm-0")
+
+
+def run(topology: Path, tasks: list[Task]) -> list[Rollout]:
+    with Client(topology, "trainer") as client:
+        return list(client.run(tasks, GROUP_SIZE))
 
 
 def running(client: Client, node: str) -> float:
