@@ -30,6 +30,9 @@ check: lint test
 
 vllm: $(VENV)/.test $(MODELS)/.made
 	$(BIN)/python -m pytest -m vllm
+	$(BIN)/rollmq check topology-vllm.yaml --json > /dev/null
+	$(BIN)/rollmq tasks calculator --count 8 --seed 7 --out out-tasks.jsonl
+	$(BIN)/rollmq run topology-vllm.yaml --tasks out-tasks.jsonl --group-size 4 --out out --overwrite
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench

@@ -218,10 +218,8 @@ class Vllm:
         figures["serving"] = float(serving is not None)
         figures["lives"] = float(self._lives)
         figures["policy_version"] = float(self._weights.version)
-        figures["running"] = float(len(serving.tickets)) if serving is not None else 0.0
-        if serving is not None:
-            figures |= {f"vllm_{name}": value for name, value in serving.figures.items()}
-        return figures
+        figures["open"] = float(len(serving.tickets)) if serving is not None else 0.0
+        return figures | (serving.figures if serving is not None else {})
 
 
 async def serve(topology: Topology, node: str) -> int:

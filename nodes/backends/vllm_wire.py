@@ -34,7 +34,7 @@ CALLERS_FAULT = frozenset({400, 413, 422})
 GAUGES = {
     "vllm:num_requests_running": "running",
     "vllm:num_requests_waiting": "waiting",
-    "vllm:kv_cache_usage_perc": "kv_used",
+    "vllm:kv_cache_usage_perc": "kv_use",
     "vllm:num_preemptions_total": "preemptions",
     "vllm:prefix_cache_queries_total": "prefix_queries",
     "vllm:prefix_cache_hits_total": "prefix_hits",

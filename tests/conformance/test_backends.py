@@ -115,12 +115,10 @@ def test_a_token_that_the_model_lacks_is_invalid(peer: Peer, odd: int) -> None:
 
 
 def test_the_same_seed_gives_the_same_tokens_and_another_one_others(peer: Peer) -> None:
-    wish = {"session": "seeds", "max_tokens": 24, "temperature": 1.0, "cache_salt": "seeds"}
-    found = [
-        peer.complete(PROMPT, seed=seed, **wish)[1]["token_ids"].tolist() for seed in (1, 1, 2, 3)
-    ]
+    wish = {"session": "seeds", "max_tokens": 120, "temperature": 1.0, "cache_salt": "seeds"}
+    found = [tuple(peer.complete(PROMPT, seed=n, **wish)[1]["token_ids"]) for n in (1, 1, 2, 3, 4)]
     assert found[0] == found[1]
-    assert found[2] != found[3]
+    assert len(set(found)) > 1
 
 
 def test_the_second_turn_finds_the_first_in_the_cache(peer: Peer) -> None:
@@ -180,7 +178,8 @@ def test_heartbeats_name_what_is_in_work_and_count(peer: Peer) -> None:
         peer.answer(ticket)
     peer.complete(PROMPT, max_tokens=5)
     peer.until(lambda: peer.figures["tokens"] >= before + 5, "tokens counted")
-    assert {"running", "prompt_tokens", "cached_tokens"} <= set(peer.figures)
+    names = {"running", "waiting", "kv_use", "preemptions", "prefix_queries", "prefix_hits"}
+    peer.until(lambda: names <= set(peer.figures), f"figures {sorted(names)}")
 
 
 @pytest.mark.parametrize("mode", ["keep", "wait", "abort"])

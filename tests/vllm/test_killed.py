@@ -73,7 +73,7 @@ def test_every_rollout_completes_though_a_server_is_killed(short_path: Path) -> 
         family = [guard, server, *children(server)]
         with Client(site.topology.path, "watcher") as client, ThreadPoolExecutor() as pool:
             taken = pool.submit(run, site.topology.path, tasks)
-            site.until(lambda: running(client, "vllm-0") >= 4, 60)
+            site.until(lambda: working(client, "vllm-0") >= 4, 60)
             os.kill(server, signal.SIGKILL)
             rollouts = taken.result(300)
             site.until(lambda: not [pid for pid in family if alive(pid)], 60)
@@ -91,8 +91,8 @@ def run(topology: Path, tasks: list[Task]) -> list[Rollout]:
         return list(client.run(tasks, GROUP_SIZE))
 
 
-def running(client: Client, node: str) -> float:
-    return figure(client, node, "running")
+def working(client: Client, node: str) -> float:
+    return figure(client, node, "open")
 
 
 def lives(client: Client, node: str) -> float:
