@@ -40,13 +40,12 @@ from .vllm_server import OwnServer
 from .vllm_serving import Counts, Serving, Site
 from .vllm_updates import NotDone, Weights
 from .vllm_updates import load as load_weights
-from .vllm_wire import BadReply
 
 LOOK_S = 0.25  # between two looks at a server that starts
 AGAIN_S = 2.0  # after a server that was no use
 BEATS = 4  # turns in a heartbeat
 LONGEST_MODEL = 200
-USELESS = (NodeFailed, Unreachable, HttpFailed, TimeoutError, BadReply, NotDone)
+USELESS = (NodeFailed, Unreachable, HttpFailed, TimeoutError, ValueError, NotDone)
 
 
 class Vllm:
@@ -94,7 +93,9 @@ class Vllm:
         try:
             await self._serve(site)
         finally:
-            await site.http.__aexit__(None, None, None)
+            await site.http.close()
+            if self._own is not None:
+                await self._own.stop()
 
     async def _unless_stopped(self) -> Site | None:
         up = asyncio.create_task(self._up())
@@ -120,8 +121,11 @@ class Vllm:
             http = VllmHttp(url, self._options.request_s)
             try:
                 return await self._checked(http)
+            except asyncio.CancelledError:
+                await http.close()
+                raise
             except USELESS as wrong:
-                await http.__aexit__(None, None, None)
+                await http.close()
                 if not self._lives:
                     raise NodeFailed(self._with_log(str(wrong))) from None
                 self._log.warning("server of no use, trying again", reason=str(wrong))
@@ -138,6 +142,9 @@ class Vllm:
         await self._healthy(http)
         served = await http.served()
         software = await http.software()
+        if await http.is_paused():
+            self._log.warning("the server was left paused by an update that did not end")
+            await http.resume()
         await http.probe(served)
         held = await http.policy_version()
         if held != self._weights.version and self._weights.source:
@@ -187,10 +194,10 @@ class Vllm:
             link.drain()
             await serving.finish(self._topology.timeouts.drain_s)
             self._log.info("vllm backend stopped", unanswered=len(serving.tickets))
-        link.close()
-        await serving.close()
         for task in (beats, stop):
             task.cancel()
+        link.close()
+        await serving.close()
         found = await asyncio.gather(beats, stop, return_exceptions=True)
         for wrong in found:
             if isinstance(wrong, Exception):

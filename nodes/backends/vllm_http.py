@@ -8,8 +8,6 @@ connection is never reused after it was idle for KEEP_S: the server closes its o
 """
 
 import asyncio
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -71,16 +69,7 @@ class VllmHttp:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S)
         self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
 
-    async def __aenter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
         """Close every connection; the server aborts what was asked on them."""
         await self._session.close()
 
@@ -154,6 +143,14 @@ class VllmHttp:
         except BadReply as wrong:
             raise NotServing(f"{self._url}{GENERATE}: {wrong}") from None
         return reply
+
+    async def is_paused(self) -> bool:
+        """Return whether the server was left paused. Raises: Unreachable, TimeoutError."""
+        try:
+            found = orjson.loads(await self._get("/is_paused"))
+        except HttpFailed:
+            return False  # without dev mode there is no pause
+        return bool(found.get("is_paused"))
 
     async def pause(self, mode: PauseMode) -> None:
         """Stop sampling. Raises: Unreachable, HttpFailed, TimeoutError."""

@@ -9,6 +9,7 @@ server is gone; then nothing is answered and `lost` says why. A completion leave
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,7 +95,7 @@ class Serving:
         self._updates = Updates(site.http, site.weights, self._answer_step)
         self._log = structlog.get_logger()
         self._link: AsyncRouterLink | None = None
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        self._watching = self._begin(self._watch())
 
     @property
     def tickets(self) -> tuple[str, ...]:
@@ -151,7 +152,7 @@ class Serving:
             self._fail(message.request_id, Failure("too_long", why, retry=False))
             return
         opened = self._open[message.request_id] = _Open(len(prompt))
-        opened.task = asyncio.get_running_loop().create_task(self._complete(message, prompt))
+        opened.task = self._begin(self._complete(message, prompt))
 
     async def _complete(self, message: Generate, prompt: Ids) -> None:
         ticket, began, weights = message.request_id, time.monotonic(), self._site.weights
@@ -213,7 +214,7 @@ class Serving:
         if opened is None or opened.is_aborted:
             return
         opened.is_aborted = True
-        opened.stopping = asyncio.get_running_loop().create_task(self._stop(ticket, opened))
+        opened.stopping = self._begin(self._stop(ticket, opened))
 
     async def _stop(self, ticket: str, opened: _Open) -> None:
         assert opened.task is not None
@@ -262,6 +263,17 @@ class Serving:
                 if time.monotonic() - heard_at > self._site.silence_s:
                     self._lose(str(wrong))
             await asyncio.sleep(WATCH_S)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._look_at)
+        return task
+
+    def _look_at(self, task: "asyncio.Task[None]") -> None:
+        """Let what nobody foresaw end the process, not leave a ticket open for ever."""
+        wrong = None if task.cancelled() else task.exception()
+        if wrong is not None and not self.lost.done():
+            self.lost.set_exception(wrong)
 
     async def _is_lost(self, why: str) -> bool:
         """Look twice whether the server is gone, and say so; a silent one is not gone yet."""

@@ -75,7 +75,7 @@ class Updates:
         error = ""
         try:
             await self._carry_out(step)
-        except (Unreachable, HttpFailed, TimeoutError, NotDone) as wrong:
+        except (Unreachable, HttpFailed, TimeoutError, ValueError, NotDone) as wrong:
             error = f"{step.kind}: {wrong}"
         self._log.info("update step", step=step.kind, update_id=step.update_id, error=error)
         answer = UpdateStep(step.update_id, _name(step), self._weights.version, error)
