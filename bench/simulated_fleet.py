@@ -16,8 +16,8 @@ from typing import Any
 from bench.measure import percentile
 from bench.routing_references import ConsistentHashing
 from bench.sessions import Session, Turn
-from nodes.backends.schedule import Limits, Request, Scheduler
-from nodes.backends.stepping import StepLoop, StepTimes
+from nodes.backends.simulator.schedule import Limits, Request, Scheduler
+from nodes.backends.simulator.stepping import StepLoop, StepTimes
 from nodes.inference import events
 from nodes.inference.fleet import Rules
 from nodes.inference.placement import Placement

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from nodes.backends.vllm_server import HOST, free_port
+from nodes.backends.vllm.server import HOST, free_port
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 IDS = [5, 6, 7]

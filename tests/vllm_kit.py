@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from engine.process import child_environment
-from nodes.backends.vllm_options import Options, command
-from nodes.backends.vllm_server import HOST, free_port
+from nodes.backends.vllm.options import Options, command
+from nodes.backends.vllm.server import HOST, free_port
 
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -53,7 +53,7 @@ def served(model: Path, directory: Path) -> Iterator[str]:
     assert model.exists(), f"there is no {model}: run `make vllm`"
     port = free_port()
     options = Options(model=str(model), python=str(PYTHON), arguments=ARGUMENTS)
-    guard = [sys.executable, "-m", "nodes.backends.vllm_guard"]
+    guard = [sys.executable, "-m", "nodes.backends.vllm.guard"]
     environment = {**child_environment(), **ENVIRONMENT, "VLLM_SERVER_DEV_MODE": "1"}
     log = directory / "server.log"
     with log.open("wb") as output:

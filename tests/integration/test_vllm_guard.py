@@ -13,7 +13,7 @@ import pytest
 from engine.process import child_environment
 
 DEADLINE_S = 30.0
-GUARD = [sys.executable, "-m", "nodes.backends.vllm_guard"]
+GUARD = [sys.executable, "-m", "nodes.backends.vllm.guard"]
 FAMILY = 'sleep 1000 & echo $$ $! > "$1.tmp" && mv "$1.tmp" "$1"; sleep 1000'
 STUBBORN = f'trap "" TERM; {FAMILY}'
 

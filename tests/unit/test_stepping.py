@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.backends.schedule import Limits, Request, Scheduler
-from nodes.backends.stepping import StepLoop, StepTimes
-from nodes.backends.updates import Updates
+from nodes.backends.simulator.schedule import Limits, Request, Scheduler
+from nodes.backends.simulator.stepping import StepLoop, StepTimes
+from nodes.backends.simulator.updates import Updates
 from nodes.inference.messages import Pause, Resume, UpdateStep, UpdateWeights
 
 TIMES = StepTimes(base_s=1.0, prefill_token_s=0.01, decode_sequence_s=0.1)

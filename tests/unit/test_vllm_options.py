@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import NodeFailed
 from engine.topology import BackendSpec
-from nodes.backends.vllm_options import Options, command, environment, read_options, share
+from nodes.backends.vllm.options import Options, command, environment, read_options, share
 
 SPEC = BackendSpec("vllm", "vllm", "local", 2, 64, {})
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.wire import array_buffer
-from nodes.backends.vllm_wire import (
+from nodes.backends.vllm.wire import (
     BadReply,
     Served,
     Versions,

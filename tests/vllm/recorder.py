@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from nodes.backends.vllm_server import HOST, free_port
+from nodes.backends.vllm.server import HOST, free_port
 
 Turn = tuple[tuple[int, ...], tuple[int, ...]]
 

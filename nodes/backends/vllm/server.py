@@ -18,7 +18,7 @@ import structlog
 from engine.process import child_environment
 from engine.topology import Node, Topology
 
-from .vllm_options import HOST, Options, command, environment
+from .options import HOST, Options, command, environment
 
 SHORT_LIFE_S = 60.0
 MOST_DELAY_S = 60.0
@@ -78,7 +78,7 @@ class OwnServer:
         port = free_port()
         self.url = f"http://{HOST}:{port}"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        guard = [sys.executable, "-m", "nodes.backends.vllm_guard"]
+        guard = [sys.executable, "-m", "nodes.backends.vllm.guard"]
         with self.log_path.open("ab") as output:
             self._process = subprocess.Popen(
                 [*guard, *command(self._options, port, self._directory)],

@@ -31,15 +31,15 @@ from engine.process import die_with_parent
 from engine.sockets import boot_id
 from engine.topology import Topology, load
 
-from ..presence import Presence
-from .link import Offer
-from .link_async import AsyncRouterLink
-from .vllm_http import HttpFailed, NotServing, Unreachable, VllmHttp
-from .vllm_options import read_options
-from .vllm_server import OwnServer
-from .vllm_serving import Counts, Serving, Site
-from .vllm_updates import NotDone, Weights
-from .vllm_updates import load as load_weights
+from ...presence import Presence
+from ..link import Offer
+from ..link_async import AsyncRouterLink
+from .http import HttpFailed, NotServing, Unreachable, VllmHttp
+from .options import read_options
+from .server import OwnServer
+from .serving import Counts, Serving, Site
+from .updates import NotDone, Weights
+from .updates import load as load_weights
 
 LOOK_S = 0.25  # between two looks at a server that starts
 AGAIN_S = 2.0  # after a server that was no use
@@ -248,7 +248,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RollmqError as wrong:
         print(wrong, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

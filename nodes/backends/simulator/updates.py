@@ -9,7 +9,7 @@ Weights change only after a pause is complete; nothing runs between that and the
 from collections import OrderedDict
 from typing import Generic, Literal, TypeVar
 
-from ..inference.messages import Pause, Resume, UpdateStep, UpdateWeights
+from ...inference.messages import Pause, Resume, UpdateStep, UpdateWeights
 from .schedule import Request
 from .stepping import StepLoop
 

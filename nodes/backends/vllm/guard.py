@@ -1,6 +1,6 @@
 """Run a server with everything that it starts, and leave none of it behind.
 
-    python -m nodes.backends.vllm_guard COMMAND [ARGUMENT ...]
+    python -m nodes.backends.vllm.guard COMMAND [ARGUMENT ...]
 
 A vLLM server starts engine processes of its own; where it is killed, they stay and keep the GPU.
 

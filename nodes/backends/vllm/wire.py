@@ -22,8 +22,8 @@ import orjson
 from engine.typed import AtLeast, Count, compile_decoder
 from engine.wire import read_buffer
 
-from ..inference.messages import FailureCode, Generate
-from ..tasks import FinishReason
+from ...inference.messages import FailureCode, Generate
+from ...tasks import FinishReason
 
 SENTINEL = -9999.0  # what vLLM writes where it has no log-probability
 ROUNDING = 1e-4  # a log-softmax may end this far above 0

@@ -17,7 +17,7 @@ import structlog
 
 from engine.wire import array_buffer
 
-from ..inference.messages import (
+from ...inference.messages import (
     Abort,
     Aborted,
     Generate,
@@ -29,11 +29,11 @@ from ..inference.messages import (
     UpdateStep,
     UpdateWeights,
 )
-from .link import Request, Reset
-from .link_async import AsyncRouterLink
-from .vllm_http import HttpFailed, Unreachable, VllmHttp
-from .vllm_updates import Updates, Weights
-from .vllm_wire import (
+from ..link import Request, Reset
+from ..link_async import AsyncRouterLink
+from .http import HttpFailed, Unreachable, VllmHttp
+from .updates import Updates, Weights
+from .wire import (
     BadReply,
     Failure,
     Ids,

@@ -15,8 +15,8 @@ import orjson
 
 from engine.errors import NodeFailed
 
-from ..inference.messages import PauseMode
-from .vllm_wire import (
+from ...inference.messages import PauseMode
+from .wire import (
     BadReply,
     Failure,
     Reply,

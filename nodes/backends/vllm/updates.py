@@ -16,8 +16,8 @@ from typing import Literal
 
 import structlog
 
-from ..inference.messages import Pause, Resume, UpdateStep, UpdateWeights
-from .vllm_http import HttpFailed, Unreachable, VllmHttp
+from ...inference.messages import Pause, Resume, UpdateStep, UpdateWeights
+from .http import HttpFailed, Unreachable, VllmHttp
 
 MOST_STEPS = 64
 Step = Pause | UpdateWeights | Resume
