@@ -13,6 +13,7 @@ import pytest
 
 from engine import Client, Rollout, Task
 from nodes import tokens
+from nodes.inference.probe import PROMPT
 from nodes.tasks.calculator import calculator_tasks
 
 from ..topology_kit import running_topology
@@ -93,8 +94,9 @@ def test_what_is_delivered_is_what_the_engine_was_asked_and_sampled(
             found.append((tuple(ids[start:at].tolist()), tuple(ids[at:end].tolist())))
             mask[at:end] = 1
         assert mask.tolist() == rollout.trajectory.loss_mask.tolist()
-    probe = record.turns[0]
-    assert sorted([probe, *found]) == sorted(record.turns)
+    server_probe, router_probe = record.turns[:2]
+    assert router_probe[0] == PROMPT
+    assert sorted([server_probe, router_probe, *found]) == sorted(record.turns)
 
 
 def test_log_probabilities_are_those_that_transformers_finds(
