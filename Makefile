@@ -32,15 +32,15 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks,test]'
 	touch $@ $(VENV)/.run
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks,bench]'
 	touch $@ $(VENV)/.run
 
 clean:
