@@ -7,7 +7,8 @@ ends the starter ends the sandbox. Everything that can be written is a tmpfs of 
 shared directory. Nothing of the host's /etc, /home, /root, /var or /run is inside.
 
 Without an image the root is the host's /usr and the Python that runs rollmq, with its packages, at
-its own path: so that a kernel and pytest are there. `trap '' CHLD` lets the kernel bury orphans.
+its own path: so that a kernel and pytest are there. The first process ignores SIGCHLD, so that the
+kernel buries orphans (where env is that of GNU; elsewhere they stay, and count).
 """
 
 import asyncio
@@ -32,7 +33,11 @@ from .records import Record, forget_record, kill, remove_tree, write_record
 
 START_S = 30.0
 STOP_S = 20.0
-FIRST = ("/bin/sh", "-c", "trap '' CHLD; exec cat > /dev/null")
+IGNORE = "env --ignore-signal=CHLD"
+FIRST = (
+    *("/bin/sh", "-c"),
+    f"{IGNORE} true 2> /dev/null && exec {IGNORE} cat > /dev/null; exec cat > /dev/null",
+)
 USER = 1000  # inside
 ETC = (
     *("alternatives", "ca-certificates", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"),

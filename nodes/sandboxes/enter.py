@@ -50,6 +50,7 @@ GONE = "the sandbox is gone"
 MOST_ENTRIES = 10_000
 PIECE_BYTES = 1 << 16
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+AS_BY_DEFAULT = (signal.SIGCHLD, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 REQUEST_FDS = 5  # the request, standard input, output and error, and the control socket
 
 Target = dict[str, Any]
@@ -166,7 +167,7 @@ def start(request: Target, *, tty: bool) -> int:
         return pid
     try:
         _die_with(0)  # across process-id namespaces there is no parent's id to compare
-        for number in (*FORWARDED, signal.SIGCHLD, signal.SIGPIPE, signal.SIGHUP):
+        for number in (*FORWARDED, *AS_BY_DEFAULT):
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
         if tty:

@@ -11,6 +11,7 @@ Invariants: ARGV begins with a path. The host's own mounts stay as they are. ARG
 import ctypes
 import json
 import os
+import signal
 import sys
 
 NEWNS = 0x00020000
@@ -23,6 +24,8 @@ def main() -> None:
     asked, argv = json.loads(sys.argv[1]), sys.argv[2:]
     if asked["sources"]:
         argv = _stage(asked["stage"], asked["sources"], argv)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+        signal.signal(number, signal.SIG_DFL)
     os.setgroups([])
     os.setresgid(asked["uid"], asked["uid"], asked["uid"])
     os.setresuid(asked["uid"], asked["uid"], asked["uid"])
