@@ -24,6 +24,7 @@ from typing import Literal, Protocol
 
 EntryKind = Literal["file", "directory", "link", "other"]
 MIB = 1024 * 1024
+Argv = list[str]
 NOTHING: Mapping[str, str] = {}
 
 
@@ -95,6 +96,9 @@ class Entry:
     size_bytes: int
 
 
+Entries = list[Entry]
+
+
 class SandboxFileError(OSError):
     """A path inside cannot be read, written or listed: a result for whoever asked for that path.
 
@@ -134,7 +138,7 @@ class Sandbox(Protocol):
         """
         ...
 
-    def terminal(self, argv: Sequence[str]) -> list[str]:
+    def terminal(self, argv: Sequence[str]) -> Argv:
         """Return the host's argv that runs `argv` inside on the caller's pseudo-terminal.
 
         For `ptyprocess`: the terminal becomes the controlling one of a session inside, so that
@@ -143,7 +147,7 @@ class Sandbox(Protocol):
         """
         ...
 
-    def inside(self, argv: Sequence[str]) -> list[str]:
+    def inside(self, argv: Sequence[str]) -> Argv:
         """Return the host's argv that runs `argv` inside on the caller's standard streams.
 
         For `Popen`. It ends with the status of `argv`; killing it kills `argv`.
@@ -179,7 +183,7 @@ class Sandbox(Protocol):
         """
         ...
 
-    async def list(self, path: str) -> list[Entry]:
+    async def list(self, path: str) -> Entries:
         """Return a directory's entries by name, at most 10,000 of them.
 
         Raises: SandboxFileError if there is no such directory; BoundaryError("sandbox").

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from engine.messages.worker import EarlyOutcome
 from engine.records import Task, Trajectory
 
+from ..sandboxes.contract import Sandbox, Spec
+
 FinishReason = Literal["stop", "length", "abort"]
 SENTINEL = -9999.0  # what vLLM writes where it has no log-probability
 
@@ -113,6 +115,15 @@ class Context(Protocol):
     trajectory: Trajectory | None
     arrays: dict[str, npt.NDArray[Any]]
     model: Model
+
+    async def sandbox(self, spec: Spec | None = None) -> Sandbox:
+        """Start a sandbox that belongs to this attempt, and is stopped when it ends.
+
+        Without a spec: the one that an earlier stage of this rollout left behind.
+
+        Raises: BoundaryError("sandbox").
+        """
+        ...
 
     def spent(self, *, turns: int = 0, tokens: int = 0) -> None:
         """Count what this attempt has used, for receipts and the summary."""
