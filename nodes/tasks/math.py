@@ -9,18 +9,15 @@ attempt's own.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 from weakref import WeakKeyDictionary
 
 from engine.typed import Length
 
-from ..sandboxes.contract import Sandbox, Spec
 from . import Context, Output
 from .math_judge import Judge
-from .talk import Talk, hold, opening, payload_reader, toolset
+from .talk import Talk, hold, opening, own_sandbox, payload_reader, toolset
 
 SYSTEM = (
     "You solve mathematical problems step by step. Give the final answer, and nothing else, within "
@@ -35,7 +32,7 @@ class Payload:
 
     problem: Annotated[str, Length(1, 100_000), "what the user says"]
     answer: Annotated[str, Length(1, 10_000), "the right answer, as LaTeX or plain"]
-    talk: Annotated[Talk, "how the conversation is held"] = Talk()
+    talk: Annotated[Talk, "how the conversation is held"] = field(default_factory=Talk)
 
 
 read_payload = payload_reader(Payload)
@@ -53,19 +50,6 @@ async def run(context: Context) -> Output:
         result = await hold(context, talk, made.tools)
         answer = result.text if made.submit is None else made.submit.answer or result.text
     return result.output(answer=answer, template=talk.template)
-
-
-@asynccontextmanager
-async def own_sandbox(context: Context, talk: Talk) -> AsyncIterator[Sandbox | None]:
-    """Start a sandbox for the conversation's tools, if one of them needs it; stop it after."""
-    if not talk.needs_sandbox:
-        yield None
-        return
-    sandbox = await context.sandbox(Spec(image=talk.image))
-    try:
-        yield sandbox
-    finally:
-        await sandbox.stop()
 
 
 async def eval(context: Context) -> Output:  # noqa: A001 - the stage's name

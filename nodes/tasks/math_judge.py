@@ -29,6 +29,7 @@ CPU_S = 5.0
 MEMORY_BYTES = 2 * 1024**3  # of address space
 WALL_S = 120.0
 ANSWER_CHARACTERS = 20_000  # the end of the text; answers stand there
+TOO_HARD = {-signal.SIGPROF, -signal.SIGSEGV, -signal.SIGABRT}  # how it ends beyond its limits
 Verdict = Literal["equal", "different", "too hard"]
 
 
@@ -55,22 +56,22 @@ class Judge:
         process = await self._running()
         assert process.stdin is not None
         asked = {"gold": gold, "answer": answer[-ANSWER_CHARACTERS:]}
-        told: list[dict[str, Any]] = []
+        has_answered = False
         try:
             process.stdin.write(orjson.dumps(asked) + b"\n")
-            told.append(await self._line(process))
-            if told[0].get("gold") is not True:
-                why = f"the right answer {gold[:200]!r} cannot be read"
-                raise BoundaryError("evaluator", why, retry=False)
-            told.append(await self._line(process))
-        except BaseException:
-            if len(told) < 2:
+            gold_told = await self._line(process)
+            told = await self._line(process) if gold_told.get("gold") else {}
+            has_answered = True
+        finally:
+            if not has_answered:
                 await self.close()
-            raise
-        if "ended" not in told[1]:
-            return "equal" if told[1]["equal"] else "different"
-        if told[1]["ended"] not in {-signal.SIGPROF, -signal.SIGKILL, -signal.SIGSEGV, 1}:
-            raise BoundaryError("evaluator", f"the judge ended with {told[1]['ended']}")
+        if not told:
+            why = f"the right answer {gold[:200]!r} cannot be read: {gold_told}"
+            raise BoundaryError("evaluator", why, retry=False)
+        if "ended" not in told:
+            return "equal" if told["equal"] else "different"
+        if told["ended"] not in TOO_HARD:
+            raise BoundaryError("evaluator", f"the judge ended with {told['ended']}")
         return "too hard"
 
     async def _line(self, process: asyncio.subprocess.Process) -> dict[str, Any]:

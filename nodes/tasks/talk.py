@@ -18,7 +18,7 @@ from engine.typed import AtLeast, Mismatch, Text, compile_decoder
 
 from .. import tokens
 from ..agent import ChatmlTemplate, Limits, Message, Result, Template, Tool, converse
-from ..sandboxes.contract import Sandbox
+from ..sandboxes.contract import Sandbox, Spec
 from ..tools.bash import Bash
 from ..tools.editor import Editor
 from ..tools.ipython import IPython
@@ -92,6 +92,22 @@ def payload_reader(record: type[Payload]) -> Callable[[dict[str, Any]], Payload]
             raise BoundaryError("handler", f"payload: {wrong}", retry=False) from None
 
     return read
+
+
+@asynccontextmanager
+async def own_sandbox(context: Context, talk: Talk) -> AsyncIterator[Sandbox | None]:
+    """Start a sandbox for the conversation's tools, if one of them needs it; stop it after.
+
+    Raises: BoundaryError("sandbox").
+    """
+    if not talk.needs_sandbox:
+        yield None
+        return
+    sandbox = await context.sandbox(Spec(image=talk.image))
+    try:
+        yield sandbox
+    finally:
+        await sandbox.stop()
 
 
 def opening(system: str, user: str) -> Output:
