@@ -19,7 +19,7 @@ from engine.typed import AtLeast, Mismatch, Text, compile_decoder
 from .. import tokens
 from ..agent import ChatmlTemplate, Limits, Message, Result, Template, Tool, converse
 from ..sandboxes.contract import Sandbox, Spec
-from ..tools.bash import Bash
+from ..tools.bash import Bash, BashSettings
 from ..tools.editor import Editor
 from ..tools.ipython import IPython
 from ..tools.plain import THINK, Submit
@@ -153,7 +153,7 @@ def _tool(
     assert sandbox is not None, "the caller starts a sandbox where needs_sandbox says so"
     if name == "editor":
         return Editor(sandbox, workdir).tool
-    tool = Bash(sandbox) if name == "bash" else IPython(sandbox)
+    tool = Bash(sandbox, BashSettings(workdir=workdir)) if name == "bash" else IPython(sandbox)
     stack.push_async_callback(tool.close)
     return tool.tool
 
