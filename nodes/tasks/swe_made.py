@@ -22,23 +22,9 @@ from typing import Any
 from ..sandboxes.contract import Sandbox
 from .swe_repository import UNPACKED, Repository
 
-SWAPS = dict(
-    pair.split("/")
-    for pair in [
-        "</<=",
-        "<=/<",
-        ">/>=",
-        ">=/>",
-        "==/!=",
-        "!=/==",
-        "+/-",
-        "-/+",
-        "and/or",
-        "or/and",
-        "True/False",
-        "False/True",
-    ]
-) | {"0": "1", "1": "2", "//": "/"}
+PAIRS = (("<", "<="), (">", ">="), ("==", "!="), ("+", "-"), ("and", "or"), ("True", "False"))
+SWAPS = {old: new for a, b in PAIRS for old, new in ((a, b), (b, a))}
+SWAPS |= {"0": "1", "1": "2", "//": "/"}
 MOST_FAILING = 40  # tests; more would be an issue that nobody needs to look for
 TRIES = 40  # for each instance
 TEST_CPU_S = 120.0
