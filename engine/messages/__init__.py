@@ -5,11 +5,13 @@ from typing import ClassVar, Protocol
 from .trainer import (
     Accepted,
     Ack,
+    AskNode,
     Cancel,
     Cancelled,
     Credit,
     Goodbye,
     Hello,
+    NodeAnswer,
     Ping,
     Pong,
     Problem,
@@ -22,12 +24,16 @@ from .trainer import (
     Welcome,
 )
 from .worker import (
+    Announced,
+    Answered,
+    Asked,
     Boot,
     Heartbeat,
     HeartbeatReply,
     Held,
     HelloAgain,
     NodeHello,
+    Part,
     ResultAck,
     StageResult,
     Stop,
@@ -46,7 +52,7 @@ class Message(Protocol):
     kind: ClassVar[str]
 
 
-FROM_TRAINER = (Hello, Submit, Ack, Cancel, StatusRequest, Ping, Goodbye)
+FROM_TRAINER = (Hello, Submit, Ack, Cancel, StatusRequest, AskNode, Ping, Goodbye)
 TO_TRAINER = (
     Welcome,
     Accepted,
@@ -55,15 +61,25 @@ TO_TRAINER = (
     Result,
     Cancelled,
     Status,
+    NodeAnswer,
     Pong,
     Replaced,
     Problem,
 )
-FROM_NODE = (WorkerHello, Heartbeat, WorkerCredit, WorkerLost, WorkerGoodbye, NodeHello)
-TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Problem)
+FROM_NODE = (
+    WorkerHello,
+    Heartbeat,
+    WorkerCredit,
+    WorkerLost,
+    WorkerGoodbye,
+    NodeHello,
+    Answered,
+    Announced,
+)
+TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Problem)
 WORK = (Work, ResultAck)
 RESULTS = (StageResult,)
-EVENTS = (Boot, Stop)
+EVENTS = (Boot, Stop, Announced)
 
 __all__ = [
     "EVENTS",
@@ -75,6 +91,10 @@ __all__ = [
     "WORK",
     "Accepted",
     "Ack",
+    "Announced",
+    "Answered",
+    "AskNode",
+    "Asked",
     "Boot",
     "Cancel",
     "Cancelled",
@@ -86,7 +106,9 @@ __all__ = [
     "Hello",
     "HelloAgain",
     "Message",
+    "NodeAnswer",
     "NodeHello",
+    "Part",
     "Ping",
     "Pong",
     "Problem",
