@@ -39,8 +39,10 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, PARENT: str(os.getpid())}
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the launcher's thread that started this node ends.
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Ask the kernel for a signal when the launcher's thread that started this node ends.
+
+    With another signal than SIGKILL a node that owns something may clean up first.
 
     Call it first in a node's main. The launcher may have died between fork and this call, so its
     id is compared after asking.
@@ -51,7 +53,7 @@ def die_with_parent() -> None:
     if parent is None:
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+    if libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != int(parent):
         raise SystemExit(f"the launcher, process {parent}, is gone")

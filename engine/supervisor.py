@@ -28,7 +28,12 @@ from .sockets import private_directory
 from .topology import BROKER_EDGES, ROUTER_EDGES, Node, Topology
 
 log = structlog.get_logger()
-MODULES = {"broker": "nodes.broker", "router": "nodes.router", "worker": "nodes.stage"}
+MODULES = {
+    "broker": "nodes.broker",
+    "router": "nodes.router",
+    "sandboxes": "nodes.sandboxes",
+    "worker": "nodes.stage",
+}
 BACKEND_MODULES = {"simulator": "nodes.backends.simulator", "vllm": "nodes.backends.vllm"}
 SHORT_LIFE_S = 5.0  # a node that ends sooner is restarted with a doubled delay
 MAX_DELAY_S = 5.0
@@ -125,7 +130,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Drain: workers first, then what they use, the broker last; then make sure."""
-        order = (("worker",), ("backend", "router"), ("broker",))
+        order = (("worker",), ("backend", "router", "sandboxes"), ("broker",))
         for roles in order:
             children = [child for child in self._children.values() if child.node.role in roles]
             self._stop_some(children, self._topology.timeouts.drain_s + 2.0)

@@ -28,9 +28,11 @@ from .worker import (
     Held,
     HelloAgain,
     NodeHello,
+    Pins,
     ResultAck,
     StageResult,
     Stop,
+    Unpinned,
     Work,
     WorkerCredit,
     WorkerGoodbye,
@@ -59,8 +61,8 @@ TO_TRAINER = (
     Replaced,
     Problem,
 )
-FROM_NODE = (WorkerHello, Heartbeat, WorkerCredit, WorkerLost, WorkerGoodbye, NodeHello)
-TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Problem)
+FROM_NODE = (WorkerHello, Heartbeat, WorkerCredit, WorkerLost, WorkerGoodbye, NodeHello, Pins)
+TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Unpinned, Problem)
 WORK = (Work, ResultAck)
 RESULTS = (StageResult,)
 EVENTS = (Boot, Stop)
@@ -88,6 +90,7 @@ __all__ = [
     "Message",
     "NodeHello",
     "Ping",
+    "Pins",
     "Pong",
     "Problem",
     "Refusal",
@@ -99,6 +102,7 @@ __all__ = [
     "StatusRequest",
     "Stop",
     "Submit",
+    "Unpinned",
     "Welcome",
     "Work",
     "WorkerCredit",

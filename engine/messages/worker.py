@@ -9,7 +9,7 @@ from ..typed import Count, Id, Length, Seconds, Text
 Held = tuple[Id, Count]
 EarlyOutcome = Literal["truncated", "agent_timeout"]
 AttemptStatus = Literal["done", "failed", "cancelled", "released"]
-Role = Literal["worker", "router", "backend"]
+Role = Literal["worker", "router", "backend", "sandboxes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,25 @@ class NodeHello:
     role: Annotated[Role, "what it is"]
     host: Annotated[Id, "the host it is on"]
     figures: Annotated[dict[str, float], "what it counts, for status"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """Ask which of these rollouts, whose sandboxes are on a host, are pinned there no more."""
+
+    kind: ClassVar[str] = "pins"
+    node: Annotated[Id, "the node's name in the topology"]
+    host: Annotated[Id, "the host it is on"]
+    rollouts: Annotated[tuple[Id, ...], "whose results are settled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpinned:
+    """Answer to pins: these rollouts are over, or begin again; their sandboxes are not needed."""
+
+    kind: ClassVar[str] = "unpinned"
+    broker_id: Annotated[Id, "fresh at every start of the broker"]
+    rollouts: Annotated[tuple[Id, ...], "those that are not pinned to that host"]
 
 
 @dataclass(frozen=True, slots=True)

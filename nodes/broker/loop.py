@@ -27,6 +27,7 @@ from engine.messages import (
     Goodbye,
     Hello,
     NodeHello,
+    Pins,
     Ping,
     Pong,
     Problem,
@@ -223,6 +224,10 @@ class Loop:
         if isinstance(message, NodeHello):
             self._expect_node(message)
             self._nodes[message.node] = (message, now)
+            return
+        if isinstance(message, Pins):
+            over = self._ledger.unpinned(message.host, message.rollouts)
+            self._workers.send(route, encode(Unpinned(self._broker_id, over)))
             return
         worker_id = message.worker_id
         if worker_id.encode() != route:
