@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nodes.sandboxes.apptainer import Apptainer
 from nodes.sandboxes.bubblewrap import Bubblewrap
 from nodes.sandboxes.contract import Owner
 from nodes.sandboxes.process import Process
 
+IMAGE = "ROLLMQ_TEST_IMAGE"  # a SIF file or directory with Python, for tests with Apptainer
 OWNER = Owner("g-0:0", 1, "init-0-000000000000")
 
 
@@ -16,6 +18,8 @@ def make_provider(name: str, place: Path) -> Any:
     """Return a provider whose directories lie in `place`."""
     base, records = place / "b", place / "records"
     place.chmod(0o755)
+    if name == "apptainer":
+        return Apptainer(base, records, {"": os.environ[IMAGE]})
     return {"bubblewrap": Bubblewrap, "process": Process}[name](base, records)
 
 

@@ -1,6 +1,7 @@
 """Run something inside a sandbox that runs already: by its namespaces, from outside.
 
     python -I -S enter.py TARGET tty|plain ARGV...     in the foreground, ends with ARGV's status
+    python -I -S enter.py TARGET mount BYTES PATH...   an empty tmpfs of that size on each path
     python -I -S enter.py serve                        requests over the Unix socket on stdin
 
 Job: join the namespaces of a process, give up every privilege, fork, and become ARGV, or do one
@@ -41,6 +42,7 @@ NAMESPACES = (
     ("mnt", 0x00020000),
 )
 NEWUSER = 0x10000000
+NOSUID, NODEV = 2, 4
 NS_GET_PARENT = 0xB702
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
@@ -104,6 +106,16 @@ def _join_namespaces(pid: int, started: int) -> None:
         _set(user, NEWUSER)
     os.fchdir(root)
     os.chroot(".")
+
+
+def mount(target: Target, size_bytes: int, paths: list[str]) -> None:
+    """Put an empty tmpfs on each path inside. Raises: OSError if the kernel refuses; CannotEnter."""
+    _be_user(target["uid"])
+    _join_namespaces(target["pid"], target["started"])
+    options = f"size={size_bytes},mode=0755".encode()
+    for path in paths:
+        if libc.mount(b"tmpfs", path.encode(), b"tmpfs", NOSUID | NODEV, options):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
 
 
 def _users(innermost: int) -> list[int]:
@@ -357,6 +369,9 @@ def main() -> None:
         serve(socket.socket(fileno=0))
         return
     target: Target = json.loads(sys.argv[1])
+    if sys.argv[2] == "mount":
+        mount(target, int(sys.argv[3]), sys.argv[4:])
+        return
     target["argv"] = sys.argv[3:]
     foreground(target, tty=sys.argv[2] == "tty")
 
