@@ -70,6 +70,8 @@ SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
     (m.WorkerLost("run-0-1", "r-1", "Blocked", "its handler was not over in time"), []),
     (m.WorkerGoodbye("run-0-1"), []),
     (m.NodeHello("sim-0-1", "sim-0", "backend", "local", {"running": 3.0}), []),
+    (m.Pins("sandboxes-0", "local", ("r-1", "r-2")), []),
+    (m.Unpinned("broker-1", ("r-2",)), []),
     (m.WorkerWelcome("broker-1", "ipc:///run/s/w-run-0-1", (("r-9", 1),)), []),
     (m.HeartbeatReply("broker-1", (("r-9", 1),)), []),
     (m.HelloAgain("broker-1"), []),

@@ -30,7 +30,7 @@ def is_installed(name: str) -> bool:
 
 
 def leftovers(place: Path) -> list[str]:
-    """Return what a provider in `place` has not removed: processes, mounts, directories, records."""
+    """Return what a provider in `place` left: processes, mounts, directories, records."""
     found = [f"process {pid}" for pid in processes_below(place)]
     found += [str(path) for path in (place / "b").glob("sb-*")]
     found += [str(path) for path in (place / "records").glob("*")]
@@ -39,8 +39,8 @@ def leftovers(place: Path) -> list[str]:
 
 
 def processes_below(place: Path) -> list[int]:
-    """Return the processes of this machine that have a directory of `place` mounted or as theirs."""
-    ours = os.stat("/proc/self/ns/mnt").st_ino
+    """Return this machine's processes with something of `place` mounted or as theirs."""
+    ours = Path("/proc/self/ns/mnt").stat().st_ino
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:

@@ -130,9 +130,7 @@ def _backend(values: Values, home: str) -> BackendSpec:
 def _sandboxes(values: Values | None, file: Path) -> SandboxSpec | None:
     if values is None:
         return None
-    images = {
-        name: os.path.normpath(file.parent / path) for name, path in values["images"].items()
-    }
+    images = {name: os.path.normpath(file.parent / path) for name, path in values["images"].items()}
     return SandboxSpec(**{**values, "images": images})
 
 

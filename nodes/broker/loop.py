@@ -27,8 +27,8 @@ from engine.messages import (
     Goodbye,
     Hello,
     NodeHello,
-    Pins,
     Ping,
+    Pins,
     Pong,
     Problem,
     Refusal,
@@ -37,6 +37,7 @@ from engine.messages import (
     Status,
     StatusRequest,
     Submit,
+    Unpinned,
     WorkerHello,
 )
 from engine.sockets import drain

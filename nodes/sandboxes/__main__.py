@@ -24,7 +24,7 @@ from engine.errors import RemoteProtocolError, RollmqError
 from engine.logs import configure
 from engine.messages import TO_NODE, Pins, Unpinned
 from engine.process import die_with_parent
-from engine.sockets import boot_id, drain, private_directory, send
+from engine.sockets import boot_id, drain, send
 from engine.topology import SandboxSpec, Topology, load
 from engine.wire import Codec, encode
 
@@ -62,7 +62,6 @@ class Node:
         log.info("sandboxes", provider=self.provider, host=self._host)
         await self._keeper.sweep()
         path = self._topology.sandbox_socket(self._host)
-        private_directory(path.parent)
         await self._keeper.serve(path, self._over, self._tick)
         self._presence.close()
         self._context.destroy(linger=0)

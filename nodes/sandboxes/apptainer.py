@@ -15,7 +15,7 @@ Programs enter by the namespaces, which takes milliseconds, against 50 for `appt
 import asyncio
 import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -36,7 +36,14 @@ MOUNT_S = 30.0
 BOUNDED = ("/work", "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
 OPTIONS = (
     *("--userns", "--containall", "--cleanenv", "--no-home", "--writable-tmpfs", "--no-privs"),
-    *("--no-init", "--uts", "--hostname", "sandbox", "--no-mount", "sys,home,cwd,hostfs,bind-paths"),
+    *(
+        "--no-init",
+        "--uts",
+        "--hostname",
+        "sandbox",
+        "--no-mount",
+        "sys,home,cwd,hostfs,bind-paths",
+    ),
 )
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -56,7 +63,7 @@ class Apptainer:
     async def start(self, spec: Spec, owner: Owner | None) -> Inside:
         """Start a sandbox. Raises: BoundaryError("sandbox")."""
         prepare(self._base, self._records)
-        record = new_record(self.name, self._base, replace(spec, image=spec.image), owner)
+        record = new_record(self.name, self._base, spec, owner)
         write_record(self._records, record)
         try:
             record = await self._up(record, spec)
@@ -72,9 +79,8 @@ class Apptainer:
         shared = make_shared(directory, record.uid)
         home, over = _user(directory, record.uid)
         network = () if spec.limits.network else ("--net", "--network", "none")
-        scratch = [word for path in ("/work",) for word in ("--scratch", path)]
-        command = [program("apptainer"), "--quiet", "exec", *OPTIONS, *network, *scratch]
-        command += ["--bind", f"{shared}:{SHARED}", "@0", *FIRST]
+        command = [program("apptainer"), "--quiet", "exec", *OPTIONS, *network]
+        command += ["--scratch", "/work", "--bind", f"{shared}:{SHARED}", "@0", *FIRST]
         own = {"PATH": HOST_PATH, "HOME": str(home), "APPTAINER_CONFIGDIR": str(home)}
         process = await self._lifelines.spawn(record, command, own, [image], over)
         pid = await self._lifelines.first(process)
@@ -110,7 +116,6 @@ def _user(directory: Path, uid: int) -> tuple[Path, dict[str, str]]:
 async def _bound(record: Record) -> None:
     """Put a tmpfs of the right size wherever programs write."""
     target = {"pid": record.pid, "started": record.started, "uid": record.uid}
-    target |= {"limits": asdict(record.limits)}
     words = [orjson.dumps(target).decode(), "mount", str(record.limits.disk_bytes), *BOUNDED]
     process = await asyncio.create_subprocess_exec(
         *(*enter_command(), *words), stderr=asyncio.subprocess.PIPE, env={}

@@ -63,7 +63,7 @@ class Missing:
 def choose(spec: SandboxSpec) -> str:
     """Return the name of the provider that a host uses: one of the three, or `none`."""
     if spec.provider != "auto":
-        return spec.provider
+        return str(spec.provider)
     if spec.images and apptainer.is_available():
         return "apptainer"
     return "bubblewrap" if bubblewrap.is_available() else "none"

@@ -109,7 +109,7 @@ def _join_namespaces(pid: int, started: int) -> None:
 
 
 def mount(target: Target, size_bytes: int, paths: list[str]) -> None:
-    """Put an empty tmpfs on each path inside. Raises: OSError if the kernel refuses; CannotEnter."""
+    """Put an empty tmpfs on each path inside. Raises: OSError, CannotEnter."""
     _be_user(target["uid"])
     _join_namespaces(target["pid"], target["started"])
     options = f"size={size_bytes},mode=0755".encode()
@@ -158,9 +158,8 @@ def _give_up_privileges(limits: dict[str, float]) -> None:
         (resource.RLIMIT_AS, memory, memory),
     ):
         most = resource.getrlimit(kind)[1]
-        if most != resource.RLIM_INFINITY:
-            soft, hard = min(soft, most), min(hard, most)
-        resource.setrlimit(kind, (soft, hard))
+        top = hard if most == resource.RLIM_INFINITY else min(hard, most)
+        resource.setrlimit(kind, (min(soft, top), top))
 
 
 def _die_with(parent: int) -> None:
@@ -222,7 +221,7 @@ def _read(path: str, request: Target) -> None:
         left -= len(piece)
 
 
-def _write(path: str, request: Target) -> None:
+def _write(path: str, _request: Target) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
     flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
     sink = os.open(path, flags, 0o644)
@@ -233,7 +232,7 @@ def _write(path: str, request: Target) -> None:
     os.close(sink)
 
 
-def _list(path: str, request: Target) -> None:
+def _list(path: str, _request: Target) -> None:
     entries = []
     with os.scandir(path) as found:
         for entry in found:

@@ -89,9 +89,7 @@ class Holdings:
         self._book[record.name] = holding
         return self._hold(holding, spec, owner, link, now)
 
-    def _hold(
-        self, holding: Holding, spec: Spec, owner: Owner, link: int, now: float
-    ) -> Record:
+    def _hold(self, holding: Holding, spec: Spec, owner: Owner, link: int, now: float) -> Record:
         environment = {**holding.record.environment, **spec.environment}
         holding.record = replace(
             holding.record,

@@ -18,6 +18,7 @@ import orjson
 import structlog
 
 from engine.errors import BoundaryError
+from engine.sockets import private_directory
 from engine.typed import Mismatch
 
 from .choice import Maker
@@ -79,10 +80,12 @@ class Keeper:
                 await asyncio.to_thread(remove_tree, directory)
 
     async def serve(self, path: Path, over: asyncio.Event, each_tick: Callable[[], None]) -> None:
-        """Take connections until `over`, then end every sandbox."""
-        path.unlink(missing_ok=True)
+        """Take connections until `over`, then end every sandbox.
+
+        Raises: NodeFailed if the socket's directory belongs to somebody else; OSError.
+        """
+        private_directory(path.parent)
         server = await asyncio.start_unix_server(self._connected, str(path), limit=LINE_BYTES)
-        path.chmod(0o600)
         try:
             while not over.is_set():
                 self._refill()
@@ -92,7 +95,6 @@ class Keeper:
                     await asyncio.wait_for(over.wait(), TICK_S)
         finally:
             server.close()
-            path.unlink(missing_ok=True)
             await self._leave()
 
     def disowned(self, rollout_ids: list[str]) -> None:
@@ -113,16 +115,14 @@ class Keeper:
                 break
         await self._maker.close()
 
-    async def _connected(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = next(self._links)
         self._writers[link] = writer
         try:
             while line := await reader.readline():
                 self._asked(ASKED(orjson.loads(line)), link)
         except (OSError, ValueError, Mismatch) as wrong:
-            log.error("a connection is closed", error=str(wrong))
+            log.warning("a connection is closed", error=str(wrong))
         finally:
             del self._writers[link]
             grace_s = 2 * AGAIN_S  # a result may still be on its way to the broker
@@ -205,7 +205,7 @@ class Keeper:
                 made = (await self._maker.start(spec, None)).record
             self.book.add_warm(made, key, time.monotonic())
         except (BoundaryError, OSError) as wrong:
-            log.error("the pool cannot be filled", image=image, error=str(wrong))
+            log.warning("the pool cannot be filled", image=image, error=str(wrong))
             self._pool_fails_until = time.monotonic() + AGAIN_S
         finally:
             self._starting.remove(key)
@@ -233,7 +233,7 @@ class Keeper:
             try:
                 await self._maker.remove(record)
             except (BoundaryError, OSError) as wrong:
-                log.error("a sandbox does not end", sandbox=record.name, error=str(wrong))
+                log.warning("a sandbox does not end", sandbox=record.name, error=str(wrong))
                 await asyncio.sleep(AGAIN_S)
             else:
                 self.counts["ended"] += 1

@@ -6,7 +6,8 @@ Job: show that user the sources of its mounts, wherever they lie: in a mount nam
 each is bound read-only below STAGE by its number, and `@N` in ARGV becomes that path. `over` names
 files that ARGV shall see others in place of.
 Does not know: what ARGV is. It imports the standard library alone; see `enter`.
-Invariants: ARGV begins with a path. The host's own mounts stay as they are. ARGV runs as the user, in no group of root's.
+Invariants: ARGV begins with a path. The host's own mounts stay as they are. ARGV runs as
+the user, in no group of root's.
 """
 
 import ctypes

@@ -180,9 +180,7 @@ async def end_process(pid: int, started: int) -> None:
 
 
 def program(name: str) -> str:
-    """Return a program's path. Raises: BoundaryError("sandbox"), without retry, if it is missing.
-
-    """
+    """Return a program's path. Raises: BoundaryError("sandbox"), without retry."""
     found = shutil.which(name)
     if found is None:
         raise BoundaryError("sandbox", f"{name} is not installed", retry=False)

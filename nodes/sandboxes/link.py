@@ -119,7 +119,7 @@ class Link:
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._tell(Asked(number, what, **more))
-            told = await asyncio.wait_for(answer, ANSWER_S)
+            told: Told = await asyncio.wait_for(answer, ANSWER_S)
         except TimeoutError:
             why = f"no answer to {what!r} from the keeper of sandboxes in {ANSWER_S:g} s"
             raise BoundaryError("sandbox", why) from None

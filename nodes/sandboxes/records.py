@@ -136,7 +136,6 @@ def remove_tree(directory: Path) -> None:
 
     Raises: BoundaryError("sandbox") if something is left.
     """
-
     if directory.is_symlink() or not directory.exists():
         return
     shutil.rmtree(directory, ignore_errors=True)
