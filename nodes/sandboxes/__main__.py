@@ -69,6 +69,7 @@ class Node:
     async def sweep(self) -> None:
         """End what is left, and nothing else."""
         await self._keeper.sweep()
+        await self._keeper.close()
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -79,6 +79,12 @@ class Keeper:
             if directory.name not in known:
                 await asyncio.to_thread(remove_tree, directory)
 
+    async def close(self) -> None:
+        """Let go of everything; remove the common directory if no sandbox is left in it."""
+        await self._maker.close()
+        if not any(self._base.glob("sb-*")):
+            await asyncio.to_thread(remove_tree, self._base)
+
     async def serve(self, path: Path, over: asyncio.Event, each_tick: Callable[[], None]) -> None:
         """Take connections until `over`, then end every sandbox.
 
@@ -113,7 +119,7 @@ class Keeper:
             if late:
                 log.error("sandboxes did not end", names=list(self._ending))
                 break
-        await self._maker.close()
+        await self.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = next(self._links)

@@ -260,7 +260,9 @@ def test_a_program_on_plain_streams_ends_with_its_status_and_with_its_starter(pl
                 check=False,
             )
             assert (done.returncode, done.stdout) == (5, b"x")
-            done = subprocess.run(sandbox.inside(["sh", "-c", "kill -15 $$"]), timeout=S, check=False)
+            done = subprocess.run(
+                sandbox.inside(["sh", "-c", "kill -15 $$"]), timeout=S, check=False
+            )
             assert done.returncode == -15
             sleeper = subprocess.Popen(sandbox.inside(["sleep", "4712"]))
             time.sleep(0.5)

@@ -1,6 +1,6 @@
 """Starts a sandbox in init, pins it, leaves a process in it, and uses it in run and eval.
 
-    payload: {"gate": a file that run waits for, "pinned": true, "wall_s": life of the sandbox}
+payload: {"gate": a file that run waits for, "pinned": true, "wall_s": life of the sandbox}
 """
 
 import asyncio
@@ -35,7 +35,9 @@ async def run(context: Context) -> Output:
     sandbox = await context.sandbox()
     assert sandbox.name == context.data["init"]["sandbox"]
     done = await sandbox.exec(["pgrep", "-c", "sleep"], timeout_s=S)
-    return Output(data={"mark": (await sandbox.read("mark", 100)).decode(), "sleeps": int(done.stdout)})
+    return Output(
+        data={"mark": (await sandbox.read("mark", 100)).decode(), "sleeps": int(done.stdout)}
+    )
 
 
 async def eval(context: Context) -> Output:  # noqa: A001 - the stage's name
