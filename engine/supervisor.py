@@ -35,6 +35,7 @@ MODULES = {
     "worker": "nodes.stage",
 }
 BACKEND_MODULES = {"simulator": "nodes.backends.simulator", "vllm": "nodes.backends.vllm"}
+PROVIDED = "by_"  # before a provider's name in the figures of who keeps sandboxes
 SHORT_LIFE_S = 5.0  # a node that ends sooner is restarted with a doubled delay
 MAX_DELAY_S = 5.0
 GIVE_UP = 8  # short lives in a row after which the run is over
@@ -64,6 +65,7 @@ class Supervisor:
         self._host = host
         self._children: dict[str, Child] = {}
         self._lock: IO[str] | None = None
+        self._providers: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Start every node.
@@ -96,6 +98,11 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """The nodes' process ids now."""
         return {name: child.process.pid for name, child in self._children.items()}
+
+    @property
+    def sandboxes(self) -> dict[str, str]:
+        """Which provider makes the sandboxes of each host, as their keepers said when ready."""
+        return dict(self._providers)
 
     def watch(self) -> None:
         """Restart what has ended; call it often.
@@ -194,6 +201,12 @@ class Supervisor:
                 status = client.status(2.0)
         except BrokerUnreachable:
             return names
+        self._providers = {
+            found["host"]: figure.removeprefix(PROVIDED)
+            for found in status["nodes"]
+            for figure in found["figures"]
+            if found["role"] == "sandboxes" and figure.startswith(PROVIDED)
+        }
         heard = {"broker", *(found["node"] for found in [*status["workers"], *status["nodes"]])}
         return names - heard
 

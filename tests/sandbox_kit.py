@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from nodes.sandboxes.apptainer import Apptainer
 from nodes.sandboxes.bubblewrap import Bubblewrap
 from nodes.sandboxes.contract import Owner
 from nodes.sandboxes.process import Process
 
 IMAGE = "ROLLMQ_TEST_IMAGE"  # a SIF file or directory with Python, for tests with Apptainer
+REQUIRED = "ROLLMQ_TEST_ALL"  # set: a missing provider fails its tests
 OWNER = Owner("g-0:0", 1, "init-0-000000000000")
 
 
@@ -27,6 +30,14 @@ def is_installed(name: str) -> bool:
     """Whether a provider can be tried here."""
     programs = {"bubblewrap": "bwrap", "apptainer": "apptainer", "process": "sh"}
     return shutil.which(programs[name]) is not None
+
+
+def need(name: str) -> None:
+    """Skip the test, and say so, if a provider is missing; where all are required, fail."""
+    if is_installed(name):
+        return
+    assert REQUIRED not in os.environ, f"{name} is not installed, and {REQUIRED} is set"
+    pytest.skip(f"{name} is not installed")
 
 
 def leftovers(place: Path) -> list[str]:

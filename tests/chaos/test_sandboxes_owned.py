@@ -12,7 +12,7 @@ import pytest
 from nodes.sandboxes.places import base_dir, records_dir
 from nodes.sandboxes.records import Record, read_records
 
-from ..sandbox_kit import is_installed
+from ..sandbox_kit import need
 from .scene import Scene, hit, is_alive, running, until
 
 pytestmark = pytest.mark.chaos
@@ -55,7 +55,7 @@ class Boxes:
 
 @pytest.fixture
 def place(short_path: Path) -> Path:
-    assert is_installed("bubblewrap")
+    need("bubblewrap")
     return short_path
 
 

@@ -16,7 +16,7 @@ from ptyprocess import PtyProcess
 from engine.errors import BoundaryError
 from nodes.sandboxes.contract import Limits, Sandbox, SandboxFileError, Spec
 
-from ..sandbox_kit import OWNER, is_installed, leftovers, make_provider
+from ..sandbox_kit import OWNER, leftovers, make_provider, need
 
 S = 60.0
 BOMB = """
@@ -45,7 +45,7 @@ isolated = pytest.mark.parametrize("provider", ISOLATING)
 @pytest.fixture
 def play(provider: str, short_path: Path) -> Iterator[Play]:
     """Run a scene in a fresh sandbox; nothing may be left of it afterwards."""
-    assert is_installed(provider), f"{provider} is not installed"
+    need(provider)
 
     def run(scene: Scene, limits: Limits = SMALL, **more: object) -> None:
         async def on_stage() -> None:
