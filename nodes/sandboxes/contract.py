@@ -58,7 +58,7 @@ class Spec:
 
     image: str = ""
     limits: Limits = field(default_factory=Limits)
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
     workdir: str = "/work"
 
 

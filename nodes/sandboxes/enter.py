@@ -1,6 +1,7 @@
 """Run something inside a sandbox that runs already: by its namespaces, from outside.
 
     python -I -S enter.py TARGET tty|plain ARGV...     in the foreground, ends with ARGV's status
+    python -I -S enter.py TARGET mount BYTES PATH...   an empty tmpfs of that size on each path
     python -I -S enter.py serve                        requests over the Unix socket on stdin
 
 Job: join the namespaces of a process, give up every privilege, fork, and become ARGV, or do one
@@ -41,6 +42,7 @@ NAMESPACES = (
     ("mnt", 0x00020000),
 )
 NEWUSER = 0x10000000
+NOSUID, NODEV = 2, 4
 NS_GET_PARENT = 0xB702
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
@@ -106,6 +108,16 @@ def _join_namespaces(pid: int, started: int) -> None:
     os.chroot(".")
 
 
+def mount(target: Target, size_bytes: int, paths: list[str]) -> None:
+    """Put an empty tmpfs on each path inside. Raises: OSError, CannotEnter."""
+    _be_user(target["uid"])
+    _join_namespaces(target["pid"], target["started"])
+    options = f"size={size_bytes},mode=0755".encode()
+    for path in paths:
+        if libc.mount(b"tmpfs", path.encode(), b"tmpfs", NOSUID | NODEV, options):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+
+
 def _users(innermost: int) -> list[int]:
     """Return the user namespaces from the one below ours to the sandbox's."""
     ours = os.stat("/proc/self/ns/user")  # noqa: PTH116
@@ -146,9 +158,8 @@ def _give_up_privileges(limits: dict[str, float]) -> None:
         (resource.RLIMIT_AS, memory, memory),
     ):
         most = resource.getrlimit(kind)[1]
-        if most != resource.RLIM_INFINITY:
-            soft, hard = min(soft, most), min(hard, most)
-        resource.setrlimit(kind, (soft, hard))
+        top = hard if most == resource.RLIM_INFINITY else min(hard, most)
+        resource.setrlimit(kind, (min(soft, top), top))
 
 
 def _die_with(parent: int) -> None:
@@ -210,7 +221,7 @@ def _read(path: str, request: Target) -> None:
         left -= len(piece)
 
 
-def _write(path: str, request: Target) -> None:
+def _write(path: str, _request: Target) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
     flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
     sink = os.open(path, flags, 0o644)
@@ -221,7 +232,7 @@ def _write(path: str, request: Target) -> None:
     os.close(sink)
 
 
-def _list(path: str, request: Target) -> None:
+def _list(path: str, _request: Target) -> None:
     entries = []
     with os.scandir(path) as found:
         for entry in found:
@@ -357,6 +368,9 @@ def main() -> None:
         serve(socket.socket(fileno=0))
         return
     target: Target = json.loads(sys.argv[1])
+    if sys.argv[2] == "mount":
+        mount(target, int(sys.argv[3]), sys.argv[4:])
+        return
     target["argv"] = sys.argv[3:]
     foreground(target, tty=sys.argv[2] == "tty")
 

@@ -109,7 +109,7 @@ class Entrance:
         began = time.monotonic()
         ours, theirs = _pipes()
         control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        control.setblocking(False)
+        control.settimeout(0)
         out, err = (_Kept(source, most_bytes, bytearray()) for source in ours[1:])
         loop = asyncio.get_running_loop()
         for kept in (out, err):
@@ -162,9 +162,12 @@ class Entrance:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 self._server = subprocess.Popen(
-                    [*enter_command(), "serve"], stdin=theirs, env={}, start_new_session=True
+                    [*enter_command(), "serve"],
+                    stdin=theirs.fileno(),
+                    env={},
+                    start_new_session=True,
                 )
-            ours.setblocking(False)
+            ours.settimeout(0)
             self._requests = ours
         return self._requests
 

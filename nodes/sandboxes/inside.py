@@ -144,4 +144,3 @@ class Inside:
             if path == f"/{name}" or path.startswith(f"/{name}/"):
                 return self.record.directory + path
         return path
-

@@ -1,11 +1,13 @@
 """Become a user without rights and run a program; for sandboxes that root starts.
 
-    python -I -S launch.py {"uid": N, "stage": DIR, "sources": [PATH...]} ARGV...
+    python -I -S launch.py {"uid": N, "stage": DIR, "sources": [...], "over": {...}} ARGV
 
 Job: show that user the sources of its mounts, wherever they lie: in a mount namespace of our own
-each is bound read-only below STAGE by its number, and `@N` in ARGV becomes that path.
+each is bound read-only below STAGE by its number, and `@N` in ARGV becomes that path. `over` names
+files that ARGV shall see others in place of.
 Does not know: what ARGV is. It imports the standard library alone; see `enter`.
-Invariants: ARGV begins with a path. The host's own mounts stay as they are. ARGV runs as the user, in no group of root's.
+Invariants: ARGV begins with a path. The host's own mounts stay as they are. ARGV runs as
+the user, in no group of root's.
 """
 
 import ctypes
@@ -22,8 +24,9 @@ libc = ctypes.CDLL(None, use_errno=True)
 def main() -> None:
     """Read the arguments; see the module's docstring. Raises: OSError if a mount is refused."""
     asked, argv = json.loads(sys.argv[1]), sys.argv[2:]
-    if asked["sources"]:
-        argv = _stage(asked["stage"], asked["sources"], argv)
+    argv = _stage(asked["stage"], asked["sources"], argv)
+    for path, other in asked["over"].items():
+        _mount(other, path, "", BIND, "")
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
         signal.signal(number, signal.SIG_DFL)
     os.setgroups([])

@@ -31,7 +31,6 @@ class Record:
 
     pid, started: its first process and that one's start time in clock ticks since boot; 0 if it
     has none. uid: the host's user that it runs as. directory: of the host, removed with it.
-    instance: Apptainer's name for it, or empty.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Record:
     workdir: str
     limits: Limits
     environment: dict[str, str] = field(default_factory=dict)
-    instance: str = ""
     owner: Owner | None = None
 
     @property
@@ -136,7 +134,6 @@ def remove_tree(directory: Path) -> None:
 
     Raises: BoundaryError("sandbox") if something is left.
     """
-
     if directory.is_symlink() or not directory.exists():
         return
     shutil.rmtree(directory, ignore_errors=True)

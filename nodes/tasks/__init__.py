@@ -116,17 +116,20 @@ class Context(Protocol):
     arrays: dict[str, npt.NDArray[Any]]
     model: Model
 
-    async def sandbox(self, spec: Spec | None = None) -> Sandbox:
-        """Start a sandbox that belongs to this attempt, and is stopped when it ends.
-
-        Without a spec: the one that an earlier stage of this rollout left behind.
-
-        Raises: BoundaryError("sandbox").
-        """
-        ...
-
     def spent(self, *, turns: int = 0, tokens: int = 0) -> None:
         """Count what this attempt has used, for receipts and the summary."""
+        ...
+
+    async def sandbox(self, spec: Spec | None = None) -> Sandbox:
+        """Start a sandbox of this attempt's own; without a spec, return the one that was pinned.
+
+        It is stopped when the attempt ends, on every path, unless the output is pinned: then every
+        sandbox that the attempt has started stays until the rollout is over, and later stages get
+        the newest by a call without a spec. They find it as they left it: a stage that is tried
+        again does too.
+
+        Raises: BoundaryError("sandbox") if none can be started, or there is none any more.
+        """
         ...
 
 

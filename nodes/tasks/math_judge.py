@@ -23,7 +23,7 @@ from typing import Any, Literal
 import orjson
 
 from engine.errors import BoundaryError
-from engine.process import die_with_parent
+from engine.process import child_environment, die_with_parent
 
 CPU_S = 5.0
 MEMORY_BYTES = 2 * 1024**3  # of address space
@@ -89,6 +89,7 @@ class Judge:
                 *(sys.executable, "-m", "nodes.tasks.math_judge", *self._arguments),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                env=child_environment(),
             )
         return self._process
 
