@@ -144,7 +144,7 @@ def _task(
     _rewrite(package, mutation, archive)
     listed = "\n".join(f"- {name}" for name in failing[:10])
     statement = (
-        f"{package.name}: some functions give wrong results since the last change of the code. "
+        f"{stem.name}: some functions give wrong results since the last change of the code. "
         f"These tests fail:\n{listed}\nFind the cause in the code and repair it."
     )
     return {
