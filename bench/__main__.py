@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHES = ("bench.journal", "bench.broker", "bench.tokens")
+BENCHES = ("bench.journal", "bench.broker", "bench.routing", "bench.tokens", "bench.failover")
 
 for bench in BENCHES:
     print(f"== {bench}", flush=True)

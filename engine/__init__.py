@@ -13,6 +13,7 @@ from .errors import (
     LedgerError,
     LocalProtocolError,
     NodeFailed,
+    NodeRefused,
     ProtocolError,
     Refused,
     RemoteProtocolError,
@@ -21,11 +22,22 @@ from .errors import (
     StateLost,
     TopologyError,
 )
-from .records import Failure, Receipt, Rollout, StageTiming, Task, Trajectory, Usage
+from .records import (
+    BackendState,
+    Failure,
+    Published,
+    Receipt,
+    Rollout,
+    StageTiming,
+    Task,
+    Trajectory,
+    Usage,
+)
 from .topology import Topology, load
 
 __all__ = [
     "AsyncClient",
+    "BackendState",
     "BoundaryError",
     "BrokerUnreachable",
     "Client",
@@ -36,7 +48,9 @@ __all__ = [
     "LedgerError",
     "LocalProtocolError",
     "NodeFailed",
+    "NodeRefused",
     "ProtocolError",
+    "Published",
     "Receipt",
     "Refused",
     "RemoteProtocolError",

@@ -6,6 +6,7 @@
     rollmq up topology.yaml                        start it and keep it up until Ctrl-C
     rollmq status topology.yaml                    what it is doing; or `rollmq status out`
     rollmq cancel topology.yaml --client ID ...    stop rollouts, with receipts
+    rollmq backends list topology.yaml             inference backends; also add, drain, remove
     rollmq tasks, rollmq show                      from packages that know tasks and tokens
 
 Further commands come from entry points of the group `rollmq.commands`. Exit status: 0 done,
@@ -26,6 +27,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 
+from .backends import add_backends
 from .client import Client
 from .display import print_status, print_summary
 from .errors import RollmqError, TopologyError
@@ -74,6 +76,7 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     _add_check(commands)
     _add_run(commands)
     _add_others(commands)
+    add_backends(commands)
     return parser
 
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from .backends import backend_table
 from .summary import Summary
 
 LINE_EVERY_S = 5.0  # where no terminal shows a live display
@@ -98,12 +99,19 @@ def bound_table(status: dict[str, Any]) -> Table:
     return table
 
 
+def part_table(status: dict[str, Any]) -> Table:
+    """Draw what the nodes look after, such as the router's backends."""
+    return backend_table([part for node in status["nodes"] for part in node["parts"]])
+
+
 def print_status(console: Console, status: dict[str, Any]) -> None:
     """Print the broker's state."""
     counts = "  ".join(f"{name} {count}" for name, count in status["counts"].items() if count)
     console.print(f"broker {status['broker_id']}  {counts}")
     for draw in (stage_table, worker_table, bound_table):
         console.print(draw(status))
+    if any(node["parts"] for node in status["nodes"]):
+        console.print(part_table(status))
 
 
 def print_summary(console: Console, report: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ RollmqError
 |-- ClientError           what a trainer may see
 |   |-- Full                  the broker has no room now: wait, or submit less
 |   |-- Refused               the broker will not take this submit: change it
+|   |-- NodeRefused           a node of the topology will not do what was asked of it
 |   |-- StateLost             the broker forgot rollouts that it had accepted
 |   |-- BrokerUnreachable     nothing was heard within the deadline named
 |   `-- Replaced              another process said hello with this client_id
@@ -95,6 +96,10 @@ class Refused(ClientError):  # noqa: N818 - reads as the answer that it reports
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         super().__init__(f"{code}: {message}")
+
+
+class NodeRefused(ClientError):  # noqa: N818 - reads as the answer that it reports
+    """A node of the topology was asked and did not do it; the message says why."""
 
 
 class StateLost(ClientError):  # noqa: N818 - reads as the event that it reports

@@ -39,7 +39,7 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, PARENT: str(os.getpid())}
 
 
-def die_with_parent(number: int = signal.SIGKILL) -> None:
+def die_with_parent(end: signal.Signals = signal.SIGKILL) -> None:
     """Ask the kernel for a signal when the launcher's thread that started this node ends.
 
     With another signal than SIGKILL a node that owns something may clean up first.
@@ -53,7 +53,7 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
     if parent is None:
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
+    if libc.prctl(PR_SET_PDEATHSIG, end, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != int(parent):
         raise SystemExit(f"the launcher, process {parent}, is gone")

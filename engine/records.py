@@ -91,6 +91,32 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """New weights are in use: by these backends, and by nobody else's; `failed` says why not."""
+
+    policy_version: Annotated[Count, "of the weights"]
+    backends: Annotated[tuple[Id, ...], "the backends that hold them"]
+    failed: Annotated[dict[str, Text], "backends that do not, and are not used; with the reason"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """An inference backend as the router sees it."""
+
+    name: Annotated[Id, "the node's name"]
+    state: Annotated[Name, "behind, probing, open, sick, refused, away or removed"]
+    reason: Annotated[Text, "why it is not open"]
+    policy_version: Annotated[Count, "of the weights that it holds"]
+    capacity: Annotated[Count, "requests that it takes at once"]
+    sessions: Annotated[Count, "that stay on it"]
+    running: Annotated[Count, "requests that it works on"]
+    waiting: Annotated[Count, "requests that wait for it"]
+    draining: Annotated[bool, "whether it gets no new session"]
+    added: Annotated[bool, "whether it was added while the router ran"]
+    figures: Annotated[dict[str, float], "what it counts itself"]
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One problem, immutable. `payload` belongs to the task kind; the engine never reads it."""
 

@@ -1,18 +1,26 @@
 """The tie of a node that is not a worker to the broker: it says that it is there.
 
-Job: repeat NodeHello with figures over one DEALER; whatever the broker answers is not needed.
+Job: repeat NodeHello with figures over one DEALER, hand over what clients ask, and send answers.
 Does not know: what the node does. A node works without a broker, so nothing here waits for one.
-Invariants: one hello a heartbeat; a broker that is away costs nothing but a bounded queue.
+Invariants: one hello a heartbeat; a broker that is away costs nothing but a bounded queue: an
+answer that does not fit is dropped, and its question comes again.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
 import zmq
 
-from engine.messages.worker import NodeHello, Role
+from engine.errors import RemoteProtocolError
+from engine.messages import TO_NODE, Announced, Answered, Asked, NodeHello, Part, Problem
+from engine.messages.trainer import Role
 from engine.sockets import Bounds, drain, open_socket, send
 from engine.topology import Topology
-from engine.wire import encode
+from engine.wire import Codec, encode
 
-PENDING_HELLOS = 4  # enough for a short absence of the broker; older ones say nothing new
+PENDING = 64  # enough for a short absence of the broker; older hellos say nothing new
+CODEC = Codec[Any](TO_NODE)
 
 
 class Presence:
@@ -26,7 +34,7 @@ class Presence:
         boot_id: str,
         role: Role,
     ) -> None:
-        bounds = Bounds(PENDING_HELLOS, topology.limits.message_bytes)
+        bounds = Bounds(PENDING, topology.limits.message_bytes)
         self.socket = open_socket(context, zmq.DEALER, bounds, boot_id)
         self.socket.connect(topology.endpoint("control"))
         self._bounds = bounds
@@ -34,14 +42,36 @@ class Presence:
         self._every_s = topology.timeouts.heartbeat_s
         self._next_at = 0.0
 
-    def beat(self, now: float, figures: dict[str, float]) -> None:
-        """Say hello if it is time; `now` is in seconds."""
-        drain(self.socket, 64)
+    def beat(self, now: float, figures: dict[str, float], parts: tuple[Part, ...] = ()) -> None:
+        """Say hello if it is time; `now` is in seconds. What clients ask is dropped."""
+        self.asked()
         if now >= self._next_at:
             self._next_at = now + self._every_s
-            message = NodeHello(*self._hello, figures)
-            send(self.socket, encode(message), self._bounds.message_bytes)
+            self.tell(NodeHello(*self._hello, figures, parts))
+
+    def hurry(self) -> None:
+        """Say hello with the next beat."""
+        self._next_at = 0.0
+
+    def tell(self, message: NodeHello | Answered | Announced, body: Sequence[bytes] = ()) -> None:
+        """Send to the broker, if it takes anything."""
+        send(self.socket, encode(message, body), self._bounds.message_bytes)
+
+    def asked(self) -> list[tuple[Asked, list[bytes]]]:
+        """Return what clients have asked since the last call."""
+        asked = []
+        for frames in drain(self.socket, 64):
+            try:
+                message, body = CODEC.decode(frames)
+            except RemoteProtocolError as wrong:
+                structlog.get_logger().warning("the broker's message refused", error=str(wrong))
+                continue
+            if isinstance(message, Asked):
+                asked.append((message, body))
+            elif isinstance(message, Problem):
+                structlog.get_logger().error("refused by the broker", error=message.message)
+        return asked
 
     def close(self) -> None:
-        """Close the socket."""
-        self.socket.close()
+        """Close the socket, giving the last answer a moment to leave."""
+        self.socket.close(linger=500)

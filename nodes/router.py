@@ -2,8 +2,9 @@
 
     python -m nodes.router --topology topology.yaml --name router
 
-Job: carry out what `inference.placement` decides: sockets, the clock, signals and logs.
-Does not know: who is placed where and why; bodies are forwarded unread.
+Job: carry out what `inference.standing` and `inference.placement` decide: sockets, the clock,
+signals and logs.
+Does not know: who is placed where and why; bodies are forwarded unread, but for those of probes.
 Invariants: one thread; sockets are polled, then drained. What cannot be decoded is counted, never
 fatal, and answered if it is a `generate` whose request_id can be read. SIGTERM: nothing new is
 taken, what is open is answered within timeouts.drain_s, exit 0.
@@ -15,29 +16,35 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import structlog
 import zmq
 
-from engine.errors import RemoteProtocolError, RollmqError
+from engine.errors import LocalProtocolError, RemoteProtocolError, RollmqError
 from engine.logs import configure
+from engine.messages import Announced
 from engine.process import die_with_parent
-from engine.sockets import Bounds, boot_id, drain
+from engine.sockets import Bounds, boot_id, drain, private_directory
 from engine.topology import Topology, load
 from engine.wire import Codec, encode
 
-from .inference import events, messages
+from .inference import events, messages, probe
+from .inference.alignment import sampled_tokens
+from .inference.children import Children
+from .inference.desk import Desk, Reply
 from .inference.fleet import Rules
 from .inference.peers import Peers, name
 from .inference.placement import Placement
 from .inference.policies import named
 from .inference.refused import Refusals, answer_to
+from .inference.roster import Roster
+from .inference.standing import Standings, Waits
 from .presence import Presence
 
 DRAIN_MESSAGES = 256
-PROBES_PER_HEARTBEAT = 4
+TICKS_PER_HEARTBEAT = 4
 LINGER_MS = 1000
 
 FRONT = Codec[messages.FromRunWorker](messages.FROM_RUN_WORKER)
@@ -45,13 +52,19 @@ BACK = Codec[messages.FromBackend](messages.FROM_BACKEND)
 
 
 class Router:
-    """The process's sockets around one Placement."""
+    """The process's sockets around the standings, the placement in them, and the desk."""
 
     def __init__(self, topology: Topology, node: str) -> None:
         if topology.router is None:
             raise ValueError("the topology has no router")
         self.router_id = boot_id(node)
-        self.placement = _placement(topology, self.router_id)
+        private_directory(topology.run_dir)
+        roster = Roster.read(topology)
+        self._children = Children(topology.run_dir / "logs", topology.timeouts.drain_s)
+        self.standings = _standings(topology, self.router_id, roster)
+        self.placement = self.standings.placement
+        self.desk = Desk(self.standings, roster, self._children, self._do)
+        self._node = node
         self._log = structlog.get_logger()
         self._context = zmq.Context()
         self._workers = Peers(self._context, topology.endpoint("router"), _bounds(topology))
@@ -63,9 +76,19 @@ class Router:
         self._answer: tuple[messages.Generated, list[Any]] | None = None
         self._events: deque[events.Event] = deque()
         self._refusals = Refusals()
-        self._probe_s = topology.timeouts.heartbeat_s / PROBES_PER_HEARTBEAT
+        self._tick_s = topology.timeouts.heartbeat_s / TICKS_PER_HEARTBEAT
         self._drain_s = topology.timeouts.drain_s
         self._stop_asked = False
+        self._start_added(roster)
+
+    def _start_added(self, roster: Roster) -> None:
+        """Start what was added before a restart; what fits the topology no more is left out."""
+        for added in roster.kept.added:
+            try:
+                roster.write_topology(added)
+                self._children.start(added, roster.file(added), time.monotonic())
+            except (RollmqError, OSError) as wrong:
+                self._log.error("added backend not started", child=added.node, error=str(wrong))
 
     def stop(self, *_signal: Any) -> None:
         """Ask the loop to drain and end."""
@@ -75,17 +98,18 @@ class Router:
         """Serve until stopped, and return the exit status."""
         self._log.info("router ready", front=self._workers.endpoint, back=self._backends.endpoint)
         poller = self._poller()
-        probe_at = give_up_at = 0.0
+        tick_at = give_up_at = 0.0
         while not self._is_over(give_up_at):
-            poller.poll(int(1000 * max(0.0, min(probe_at - time.monotonic(), self._probe_s))))
+            poller.poll(int(1000 * max(0.0, min(tick_at - time.monotonic(), self._tick_s))))
             self._receive_from_workers()
             self._receive_from_backends()
+            self._receive_from_clients()
             if self._stop_asked and not self.placement.is_closing:
                 give_up_at = time.monotonic() + self._drain_s
                 self._do(events.Closing())
-            if time.monotonic() >= probe_at:
-                probe_at = time.monotonic() + self._probe_s
-                self._probe()
+            if time.monotonic() >= tick_at:
+                tick_at = time.monotonic() + self._tick_s
+                self._tick()
         self._close()
         return 0
 
@@ -102,13 +126,15 @@ class Router:
 
     def _close(self) -> None:
         self._log.info("router stopped", unanswered=len(self.placement.requests))
+        self._children.close()
         for peers in (self._workers, self._backends):
             peers.flush()
             peers.close(LINGER_MS)
         self._presence.close()
         self._context.term()
 
-    def _probe(self) -> None:
+    def _tick(self) -> None:
+        self._children.watch(time.monotonic())
         self._refusals.tell(time.monotonic())
         self._do(events.Tick())
         for client in {request.client for request in self.placement.requests.values()}:
@@ -119,9 +145,19 @@ class Router:
         self._handle_all()
         self._workers.flush()
         self._backends.flush()
-        self._presence.beat(
-            time.monotonic(), {**self.placement.figures(), "garbage": self._refusals.total}
-        )
+        figures = {**self.placement.figures(), "garbage": self._refusals.total}
+        self._presence.beat(time.monotonic(), figures, self.desk.parts())
+
+    def _receive_from_clients(self) -> None:
+        for message, body in self._presence.asked():
+            self._reply(self.desk.asked(message, body, time.monotonic()))
+
+    def _reply(self, replies: Sequence[Reply]) -> None:
+        for answer, body in replies:
+            try:
+                self._presence.tell(answer, body)
+            except LocalProtocolError as wrong:
+                self._log.error("answer not sent", request_id=answer.request_id, error=str(wrong))
 
     def _receive_from_workers(self) -> None:
         for peer, *frames in drain(self._workers.socket, DRAIN_MESSAGES, copy=False):
@@ -142,7 +178,7 @@ class Router:
                 self._requests.setdefault(message.request_id, (message, body))
                 self._do(events.Asked(peer, message.request_id, message.session))
             case messages.Abort():
-                self._do(events.Aborted(message.request_id))
+                self._do(events.Aborted(peer, message.request_id))
             case messages.Release():
                 self._do(events.Released(message.session))
             case messages.RouterPing():
@@ -163,21 +199,33 @@ class Router:
     def _from_backend(self, peer: str, message: messages.FromBackend, body: list[Any]) -> None:
         match message:
             case messages.Generated():
-                self._answer = message, body
-                self._do(events.Answered(peer, message.request_id))
-                self._answer = None
+                self._generated(peer, message, body)
             case messages.GenerateFailed():
                 why = (message.code, message.message, message.retry)
                 self._do(events.Refused(peer, message.request_id, *why))
+            case messages.Aborted(ticket, tokens):
+                self._do(events.Stopped(peer, ticket, tokens))
+            case messages.UpdateStep():
+                self._do(events.Stepped(peer, message))
             case messages.BackendHello():
-                self._do(events.BackendUp(peer, message.node, message.capacity))
-                self._log.info("backend joined", backend=message.node, boot_id=peer)
+                offer = (message.node, message.capacity, message.policy_version)
+                self._do(events.BackendUp(peer, *offer))
             case messages.BackendHeartbeat():
-                self._do(events.BackendAlive(peer, message.held))
+                told = (message.held, message.policy_version, message.figures)
+                self._do(events.BackendAlive(peer, *told))
             case messages.BackendDrain():
                 self._do(events.BackendDraining(peer))
             case messages.BackendGoodbye():
                 self._do(events.BackendGone(peer, "it said goodbye"))
+
+    def _generated(self, peer: str, message: messages.Generated, body: list[Any]) -> None:
+        ticket = message.request_id
+        if self.standings.is_probe(ticket):
+            self._do(events.Probed(peer, ticket, probe.fault(message, body)))
+            return
+        self._answer = message, body
+        self._do(events.Answered(peer, ticket, sampled_tokens(message)))
+        self._answer = None
 
     def _refuse(self, peer: bytes, wrong: RemoteProtocolError) -> None:
         self._refusals.add(f"{peer!r}: {wrong}", time.monotonic())
@@ -188,24 +236,31 @@ class Router:
 
     def _handle_all(self) -> None:
         while self._events:
-            for instruction in self.placement.handle(self._events.popleft(), time.monotonic()):
+            for instruction in self.standings.handle(self._events.popleft(), time.monotonic()):
                 self._carry_out(instruction)
 
     def _carry_out(self, instruction: events.Instruction) -> None:
         match instruction:
-            case events.Dispatch(backend, ticket, request_id):
+            case events.Dispatch(backend, ticket, request_id, salt):
                 message, body = self._requests[request_id]
-                self._to_backend(backend, replace(message, request_id=ticket), body)
-            case events.Deliver(client, request_id):
-                del self._requests[request_id]
+                ticketed = replace(message, request_id=ticket, cache_salt=salt)
+                self._to_backend(backend, ticketed, body)
+            case events.Deliver(client, request_id, backend):
+                asked, _ = self._requests.pop(request_id)
                 assert self._answer is not None
                 message_, body = self._answer
+                prompt_tokens = asked.buffers[0].shape[0] if asked.buffers[0].shape else 0
+                self.standings.served(backend, prompt_tokens, message_.cached_tokens)
                 self._to_worker(client, replace(message_, request_id=request_id), body)
+            case events.Spent(client, request_id, tokens):
+                self._to_worker(client, messages.Aborted(request_id, tokens))
             case events.Fail(client, request_id, code, text, retry):
                 del self._requests[request_id]
                 self._to_worker(client, messages.GenerateFailed(request_id, code, text, retry))
             case events.Drop(request_id):
                 del self._requests[request_id]
+            case events.Lost() | events.Standing() | events.AllPaused() | events.Published():
+                self._report(instruction)
             case _:
                 self._tell_backend(instruction)
 
@@ -219,6 +274,18 @@ class Router:
                 self._to_backend(backend, messages.BackendWelcome(self.router_id))
             case events.AskHello(backend):
                 self._to_backend(backend, messages.BackendHelloAgain(self.router_id))
+            case events.Probe(backend, ticket):
+                self._to_backend(backend, *probe.probe_request(ticket))
+            case events.Refuse(backend, node, reason):
+                self._log.error("backend refused", backend=node, boot_id=backend, reason=reason)
+                self._to_backend(backend, messages.BackendRefused(self.router_id, reason))
+            case events.TellStep(backend, message):
+                self._to_backend(backend, message)
+
+    def _report(
+        self, told: events.Lost | events.Standing | events.AllPaused | events.Published
+    ) -> None:
+        match told:
             case events.Lost(backend, node, reason, sessions, requests):
                 self._log.warning(
                     "backend lost",
@@ -228,6 +295,19 @@ class Router:
                     sessions=sessions,
                     requests=requests,
                 )
+            case events.Standing(backend, node, state, reason):
+                self._log.info(
+                    "backend is", state=state, backend=node, boot_id=backend, reason=reason
+                )
+                self._presence.hurry()
+            case events.AllPaused(update_id):
+                self._reply(self.desk.paused(update_id))
+            case events.Published():
+                self._log.info("published", **asdict(told))
+                if told.done:
+                    version = told.policy_version
+                    self._presence.tell(Announced(self._node, "policy_version", version))
+                self._reply(self.desk.published(told))
 
     def _to_worker(
         self, client: str, message: messages.ToRunWorker, body: Sequence[Any] = ()
@@ -242,11 +322,27 @@ class Router:
             self._events.append(events.BackendGone(backend, "its connection is closed"))
 
 
-def _placement(topology: Topology, router_id: str) -> Placement:
+def _standings(topology: Topology, router_id: str, roster: Roster) -> Standings:
     router, timeouts = topology.router, topology.timeouts
     assert router is not None
-    rules = Rules(router.queue, router.idle_s, timeouts.lease_s, timeouts.connect_s)
-    return Placement(named(router.policy), rules, router_id)
+    waits = Waits(timeouts.start_s, timeouts.start_s, timeouts.lease_s)
+    rules = Rules(
+        router.queue,
+        router.idle_s,
+        timeouts.lease_s,
+        timeouts.connect_s,
+        timeouts.cancel_grace_s,
+        router.sessions,
+    )
+    return Standings(
+        Placement(named(router.policy), rules, router_id),
+        waits,
+        router_id,
+        roster.weights,
+        drained=frozenset(roster.kept.drained),
+        removed=frozenset(roster.kept.removed),
+        share_prefix=router.share_prefix_across_versions,
+    )
 
 
 def _bounds(topology: Topology) -> Bounds:

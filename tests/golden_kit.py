@@ -34,6 +34,9 @@ USAGE = Usage(2, 64, 1.25)
 FAILURE = Failure("run", 1, "sandbox", "TimeoutError", "no answer", "run-0")
 TIMING = StageTiming("run", 2, "run-0", 0.5, 1.5, 1.25)
 RECEIPT = Receipt("r-1", "run", running=True, usage=USAGE)
+QUESTION = (Buffer("question", "json", (15,)), b'{"ask": "list"}')
+ANSWER = (Buffer("answer", "json", (2,)), b"[]")
+PART = m.Part("sim-0", "open", {"sessions": 2.0})
 STATUS = (Buffer("status", "json", (2,)), b"{}")
 
 SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
@@ -42,6 +45,7 @@ SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
     (m.Ack(((1, 3), (5, 5)), 256), []),
     (m.Cancel("c-1", ("r-1",), ("g-2",), everything=False), []),
     (m.StatusRequest("q-1"), []),
+    (m.AskNode("q-2", "router", (QUESTION[0],)), [QUESTION[1]]),
     (m.Ping(7), []),
     (m.Goodbye(), []),
     (m.Welcome("broker-1", ("init", "run", "eval"), 2.0, 67108864, 1024, 256, 3, 41), []),
@@ -61,6 +65,7 @@ SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
     ),
     (m.Cancelled("c-1", (RECEIPT,), ("r-0",), ("g-2",)), []),
     (m.Status("q-1", (STATUS[0],)), [STATUS[1]]),
+    (m.NodeAnswer("q-2", "done", "", (ANSWER[0],)), [ANSWER[1]]),
     (m.Pong("broker-1", 7, 0), []),
     (m.Replaced("trainer-0"), []),
     (m.Problem("refused", "rollout_ids.0", "expected a string, got an integer"), []),
@@ -69,7 +74,10 @@ SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
     (m.WorkerCredit("run-0-1", 0, 0), []),
     (m.WorkerLost("run-0-1", "r-1", "Blocked", "its handler was not over in time"), []),
     (m.WorkerGoodbye("run-0-1"), []),
-    (m.NodeHello("sim-0-1", "sim-0", "backend", "local", {"running": 3.0}), []),
+    (m.NodeHello("sim-0-1", "sim-0", "backend", "local", {"running": 3.0}, (PART,)), []),
+    (m.Answered("trainer-0", "q-2", "done", "", (ANSWER[0],)), [ANSWER[1]]),
+    (m.Announced("router", "policy_version", 7), []),
+    (m.Asked("trainer-0", "q-2", (QUESTION[0],)), [QUESTION[1]]),
     (m.Pins("sandboxes-0", "local", ("r-1", "r-2")), []),
     (m.Unpinned("broker-1", ("r-2",)), []),
     (m.WorkerWelcome("broker-1", "ipc:///run/s/w-run-0-1", (("r-9", 1),)), []),

@@ -20,7 +20,7 @@ from typing import TypeVar
 from engine.supervisor import Supervisor
 from engine.topology import Topology, load
 
-READY_S = 30.0
+READY_S = 60.0
 DEADLINE_S = 20.0
 POLL_S = 0.02
 
@@ -85,7 +85,9 @@ class Site:
 
 
 @contextmanager
-def running_topology(directory: Path, text: str, kinds: Mapping[str, str]) -> Iterator[Site]:
+def running_topology(
+    directory: Path, text: str, kinds: Mapping[str, str], ready_s: float = READY_S
+) -> Iterator[Site]:
     """Start a topology, wait until every node is ready, and stop all of it at the end."""
     package = directory / "kinds"
     package.mkdir()
@@ -96,7 +98,7 @@ def running_topology(directory: Path, text: str, kinds: Mapping[str, str]) -> It
     file.write_text(text)
     topology = load(file)
     with _python_path(directory), Supervisor(topology) as supervisor:
-        supervisor.wait_ready(READY_S)
+        supervisor.wait_ready(ready_s)
         yield Site(topology, supervisor)
 
 

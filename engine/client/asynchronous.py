@@ -7,26 +7,32 @@ async with AsyncClient("topology.yaml", client_id="trainer-0") as client:
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import zmq
 
-from ..errors import BrokerUnreachable, ClientError, Full, RollmqError
+from ..errors import BrokerUnreachable, ClientError, Full, NodeRefused, RollmqError
 from ..messages import TO_TRAINER, Cancelled
-from ..records import Rollout, Task
+from ..records import BackendState, Published, Rollout, Task
 from ..sockets import Pump, boot_id, open_socket
 from ..wire import Codec, encode
+from . import fleet
 from .core import Core, Question
 from .feed import Feed, answered
 from .groups import Groups
 from .requests import address, cancel_message, status_message, submit_message
 
+Answer = TypeVar("Answer")
+
 TICK_S = 0.02
+
+SLACK_S = 5.0  # a node that gives up at the deadline has to be heard saying so
 
 
 class AsyncClient:
@@ -183,6 +189,75 @@ class AsyncClient:
         report: dict[str, Any] = await self._answer(question, timeout_s, "the broker's status")
         return report
 
+    async def publish(
+        self,
+        version: int,
+        source: str = "",
+        *,
+        put: Callable[[], Awaitable[None]] | None = None,
+        mode: fleet.PauseMode = "keep",
+        timeout_s: float = 300.0,
+    ) -> Published:
+        """Bring every inference backend to new weights while rollouts go on.
+
+        source: where a backend loads them from; empty: only the version is new.
+        put: instead of a source, called once every backend has paused: the trainer's own transfer.
+        mode: whether running requests are frozen (`keep`), waited for, or aborted.
+
+        Raises: NodeRefused if not all backends could, and the former weights are in use again;
+        BrokerUnreachable; whatever `put` raises, after the backends went on without it.
+        """
+        limit_s = timeout_s + SLACK_S
+        if put is None:
+            return await self._ask(fleet.publish(version, source, mode, timeout_s), limit_s)
+        update_id = await self._ask(fleet.pause(version, mode, timeout_s), limit_s)
+        try:
+            await put()
+        except BaseException as wrong:
+            why = f"{type(wrong).__name__}: {wrong}"
+            with contextlib.suppress(NodeRefused):
+                await self._ask(fleet.put(version, update_id, why), limit_s)
+            raise
+        return await self._ask(fleet.put(version, update_id), limit_s)
+
+    async def backends(self, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
+        """Return how every inference backend is. Raises: NodeRefused, BrokerUnreachable."""
+        return await self._ask(fleet.backends(), timeout_s)
+
+    async def add_backend(
+        self,
+        where: str | dict[str, Any],
+        *,
+        kind: str = "vllm",
+        name: str = "",
+        capacity: int = 64,
+        timeout_s: float = 10.0,
+    ) -> tuple[BackendState, ...]:
+        """Add an inference backend, which the router starts and keeps up; return all of them.
+
+        where: its URL, or the options of its kind. name: chosen by the router if empty.
+
+        Raises: NodeRefused, BrokerUnreachable.
+        """
+        wish = fleet.add(name, kind, fleet.options_of(where), capacity)
+        return await self._ask(wish, timeout_s)
+
+    async def drain_backend(
+        self, name: str, *, undo: bool = False, timeout_s: float = 10.0
+    ) -> tuple[BackendState, ...]:
+        """Place no new session on a backend, or place them again; what is open goes on.
+
+        Raises: NodeRefused, BrokerUnreachable.
+        """
+        return await self._ask(fleet.drain(name, undo=undo), timeout_s)
+
+    async def remove_backend(self, name: str, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
+        """Use a backend no more; what is open on it goes elsewhere at once.
+
+        Raises: NodeRefused, BrokerUnreachable.
+        """
+        return await self._ask(fleet.remove(name), timeout_s)
+
     async def close(self) -> None:
         """Acknowledge what was taken, say goodbye and close the socket."""
         if self._pump.socket.closed:
@@ -206,6 +281,22 @@ class AsyncClient:
             self._core.settle(time.monotonic())
             await self._changes(TICK_S)
         return self._core.results.popleft()
+
+    async def _ask(self, wish: fleet.Wish[Answer], timeout_s: float) -> Answer:
+        message, text = wish.message()
+        key = f"ask {message.request_id}"
+        question = self._core.ask(key, message, text)
+        try:
+            found, body = await self._answer(question, timeout_s, wish.what)
+        except BrokerUnreachable as silence:
+            if not question.doubt:
+                raise
+            raise BrokerUnreachable(
+                f"{silence}; the broker's last word: {question.doubt}"
+            ) from None
+        finally:
+            self._core.give_up_question(key)
+        return wish.answer(found, body)
 
     async def _answer(self, question: Question, timeout_s: float, what: str) -> Any:
         self._send_all()

@@ -9,26 +9,32 @@ A rollout is acknowledged when the next one is asked for, so a trainer that dies
 one receives it again, under the same `client_id`. Not thread-safe.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import zmq
 
-from ..errors import BrokerUnreachable, Full
+from ..errors import BrokerUnreachable, Full, NodeRefused
 from ..messages import TO_TRAINER, Cancelled
-from ..records import Rollout, Task
+from ..records import BackendState, Published, Rollout, Task
 from ..sockets import boot_id, drain, open_socket, send
 from ..wire import Codec, encode
+from . import fleet
 from .core import Core, Question, Submission
 from .feed import IN_FLIGHT, Feed, answered
 from .groups import Groups
 from .requests import address, cancel_message, status_message, submit_message
 
+Answer = TypeVar("Answer")
+
 POLL_S = 0.02  # the longest wait between two looks at the clock
+
+SLACK_S = 5.0  # a node that gives up at the deadline has to be heard saying so
 
 
 class Client:
@@ -220,6 +226,75 @@ class Client:
         report: dict[str, Any] = self._answer(question, timeout_s, "the broker's status")
         return report
 
+    def publish(
+        self,
+        version: int,
+        source: str = "",
+        *,
+        put: Callable[[], None] | None = None,
+        mode: fleet.PauseMode = "keep",
+        timeout_s: float = 300.0,
+    ) -> Published:
+        """Bring every inference backend to new weights while rollouts go on.
+
+        source: where a backend loads them from; empty: only the version is new.
+        put: instead of a source, called once every backend has paused: the trainer's own transfer.
+        mode: whether running requests are frozen (`keep`), waited for, or aborted.
+
+        Raises: NodeRefused if not all backends could, and the former weights are in use again;
+        BrokerUnreachable; whatever `put` raises, after the backends went on without it.
+        """
+        limit_s = timeout_s + SLACK_S
+        if put is None:
+            return self._ask(fleet.publish(version, source, mode, timeout_s), limit_s)
+        update_id = self._ask(fleet.pause(version, mode, timeout_s), limit_s)
+        try:
+            put()
+        except BaseException as wrong:
+            why = f"{type(wrong).__name__}: {wrong}"
+            with contextlib.suppress(NodeRefused):
+                self._ask(fleet.put(version, update_id, why), limit_s)
+            raise
+        return self._ask(fleet.put(version, update_id), limit_s)
+
+    def backends(self, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
+        """Return how every inference backend is. Raises: NodeRefused, BrokerUnreachable."""
+        return self._ask(fleet.backends(), timeout_s)
+
+    def add_backend(
+        self,
+        where: str | dict[str, Any],
+        *,
+        kind: str = "vllm",
+        name: str = "",
+        capacity: int = 64,
+        timeout_s: float = 10.0,
+    ) -> tuple[BackendState, ...]:
+        """Add an inference backend, which the router starts and keeps up; return all of them.
+
+        where: its URL, or the options of its kind. name: chosen by the router if empty.
+
+        Raises: NodeRefused, BrokerUnreachable.
+        """
+        wish = fleet.add(name, kind, fleet.options_of(where), capacity)
+        return self._ask(wish, timeout_s)
+
+    def drain_backend(
+        self, name: str, *, undo: bool = False, timeout_s: float = 10.0
+    ) -> tuple[BackendState, ...]:
+        """Place no new session on a backend, or place them again; what is open goes on.
+
+        Raises: NodeRefused, BrokerUnreachable.
+        """
+        return self._ask(fleet.drain(name, undo=undo), timeout_s)
+
+    def remove_backend(self, name: str, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
+        """Use a backend no more; what is open on it goes elsewhere at once.
+
+        Raises: NodeRefused, BrokerUnreachable.
+        """
+        return self._ask(fleet.remove(name), timeout_s)
+
     def close(self) -> None:
         """Acknowledge what was taken, say goodbye and close the socket."""
         if self._socket.closed:
@@ -267,6 +342,22 @@ class Client:
     def _step(self) -> None:
         self._core.settle(time.monotonic())
         self._pump(POLL_S)
+
+    def _ask(self, wish: fleet.Wish[Answer], timeout_s: float) -> Answer:
+        message, text = wish.message()
+        key = f"ask {message.request_id}"
+        question = self._core.ask(key, message, text)
+        try:
+            found, body = self._answer(question, timeout_s, wish.what)
+        except BrokerUnreachable as silence:
+            if not question.doubt:
+                raise
+            raise BrokerUnreachable(
+                f"{silence}; the broker's last word: {question.doubt}"
+            ) from None
+        finally:
+            self._core.give_up_question(key)
+        return wish.answer(found, body)
 
     def _answer(self, question: Question, timeout_s: float, what: str) -> Any:
         self._wait(lambda: question.answer is not None, timeout_s, what)

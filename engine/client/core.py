@@ -21,12 +21,14 @@ from ..errors import (
 from ..messages import (
     Accepted,
     Ack,
+    AskNode,
     Cancel,
     Cancelled,
     Credit,
     Goodbye,
     Hello,
     Message,
+    NodeAnswer,
     Ping,
     Pong,
     Problem,
@@ -64,10 +66,13 @@ class Submission:
 
 @dataclass(slots=True)
 class Question:
-    """A cancel or status request and its answer."""
+    """A question and its answer; `doubt` is why a question to a node has none yet."""
 
-    message: Cancel | StatusRequest
+    message: Cancel | StatusRequest | AskNode
+    body: tuple[bytes, ...] = ()
     answer: Any = None
+    sent_at: float | None = None
+    doubt: str = ""
 
 
 @dataclass(slots=True)
@@ -125,12 +130,21 @@ class Core:
         """Repeat a submit no more; one that is under way may be accepted all the same."""
         self._submissions.pop(submission.message.submit_id, None)
 
-    def ask(self, key: str, message: Cancel | StatusRequest) -> Question:
-        """Queue a question, repeated to a restarted broker until it is answered."""
-        question = self._questions[key] = Question(message)
+    def ask(
+        self, key: str, message: Cancel | StatusRequest | AskNode, body: tuple[bytes, ...] = ()
+    ) -> Question:
+        """Queue a question, repeated to a restarted broker until it is answered.
+
+        One to a node is repeated anyway: the node may have restarted too.
+        """
+        question = self._questions[key] = Question(message, body)
         if self.welcome is not None:
-            self._send(message)
+            self._send(message, body)
         return question
+
+    def give_up_question(self, key: str) -> None:
+        """Ask no more."""
+        self._questions.pop(key, None)
 
     def acknowledge(self, seqs: list[int]) -> None:
         """Acknowledge results; sent in batches. Those of a broker that lost them are left out."""
@@ -176,6 +190,17 @@ class Core:
             self.flush()
         for submission in self._submissions.values():
             self._send_submission(submission, now)
+        for question in self._questions.values():
+            self._ask_again(question, now)
+
+    def _ask_again(self, question: Question, now: float) -> None:
+        if not isinstance(question.message, AskNode):
+            return
+        if question.sent_at is None:
+            question.sent_at = now
+        elif now - question.sent_at >= RETRY_S:
+            question.sent_at = now
+            self._send(question.message, question.body)
 
     def settle(self, now: float) -> None:
         """Find out whether anything is still owed; `idle` says so once the broker has confirmed it.
@@ -213,6 +238,8 @@ class Core:
             case Status(request_id):
                 report = read_buffer(message.buffers[0], body[0])
                 self._answered(f"status {request_id}", report)
+            case NodeAnswer():
+                self._node_answered(message, body)
             case ReplacedMessage(client_id):
                 raise Replaced(f"another process said hello as {client_id!r}")
             case Problem(code, where, why):
@@ -239,7 +266,7 @@ class Core:
         self._received.skip_to(message.acked_through)
         self._acked.skip_to(message.acked_through)
         for question in self._questions.values():
-            self._send(question.message)
+            self._send(question.message, question.body)
         for submission in self._submissions.values():
             submission.sent_at = None
             self._send_submission(submission, now)
@@ -310,6 +337,14 @@ class Core:
         question = self._questions.pop(key, None)
         if question is not None:
             question.answer = answer
+
+    def _node_answered(self, message: NodeAnswer, body: list[Any]) -> None:
+        key = f"ask {message.request_id}"
+        question = self._questions.get(key)
+        if question is not None and message.code == "no_node":
+            question.doubt = message.message
+        else:
+            self._answered(key, (message, body))
 
     def _problem(self, code: str, where: str, why: str, now: float) -> None:
         if code == "hello_first":

@@ -5,11 +5,13 @@ from typing import ClassVar, Protocol
 from .trainer import (
     Accepted,
     Ack,
+    AskNode,
     Cancel,
     Cancelled,
     Credit,
     Goodbye,
     Hello,
+    NodeAnswer,
     Ping,
     Pong,
     Problem,
@@ -22,12 +24,16 @@ from .trainer import (
     Welcome,
 )
 from .worker import (
+    Announced,
+    Answered,
+    Asked,
     Boot,
     Heartbeat,
     HeartbeatReply,
     Held,
     HelloAgain,
     NodeHello,
+    Part,
     Pins,
     ResultAck,
     StageResult,
@@ -48,7 +54,7 @@ class Message(Protocol):
     kind: ClassVar[str]
 
 
-FROM_TRAINER = (Hello, Submit, Ack, Cancel, StatusRequest, Ping, Goodbye)
+FROM_TRAINER = (Hello, Submit, Ack, Cancel, StatusRequest, AskNode, Ping, Goodbye)
 TO_TRAINER = (
     Welcome,
     Accepted,
@@ -57,15 +63,26 @@ TO_TRAINER = (
     Result,
     Cancelled,
     Status,
+    NodeAnswer,
     Pong,
     Replaced,
     Problem,
 )
-FROM_NODE = (WorkerHello, Heartbeat, WorkerCredit, WorkerLost, WorkerGoodbye, NodeHello, Pins)
-TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Unpinned, Problem)
+FROM_NODE = (
+    WorkerHello,
+    Heartbeat,
+    WorkerCredit,
+    WorkerLost,
+    WorkerGoodbye,
+    NodeHello,
+    Answered,
+    Announced,
+    Pins,
+)
+TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Unpinned, Problem)
 WORK = (Work, ResultAck)
 RESULTS = (StageResult,)
-EVENTS = (Boot, Stop)
+EVENTS = (Boot, Stop, Announced)
 
 __all__ = [
     "EVENTS",
@@ -77,6 +94,10 @@ __all__ = [
     "WORK",
     "Accepted",
     "Ack",
+    "Announced",
+    "Answered",
+    "AskNode",
+    "Asked",
     "Boot",
     "Cancel",
     "Cancelled",
@@ -88,7 +109,9 @@ __all__ = [
     "Hello",
     "HelloAgain",
     "Message",
+    "NodeAnswer",
     "NodeHello",
+    "Part",
     "Ping",
     "Pins",
     "Pong",

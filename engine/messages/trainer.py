@@ -7,6 +7,8 @@ from ..records import Buffer, Failure, Outcome, Receipt, StageTiming
 from ..typed import Count, Id, Length, Seconds, Text
 
 Range = tuple[Count, Count]
+AnswerCode = Literal["done", "refused", "no_node"]
+Role = Literal["worker", "router", "backend", "sandboxes"]
 ProblemCode = Literal["hello_first", "refused"]
 RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "draining", "hello_first"]
 
@@ -74,6 +76,16 @@ class Ping:
 
     kind: ClassVar[str] = "ping"
     nonce: Annotated[Count, "echoed in the answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class AskNode:
+    """Ask a node of this role something that the broker does not read; repeated until answered."""
+
+    kind: ClassVar[str] = "ask_node"
+    request_id: Annotated[Id, "echoed in the answer; a repeat asks for nothing new"]
+    role: Annotated[Role, "of the node"]
+    buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "exactly one, named `question`, json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +177,17 @@ class Status:
     kind: ClassVar[str] = "status"
     request_id: Annotated[Id, "of the request"]
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "exactly one, named `status`"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """A node's answer, as it came; one body frame named `answer`, json, if the code is `done`."""
+
+    kind: ClassVar[str] = "node_answer"
+    request_id: Annotated[Id, "of the request"]
+    code: Annotated[AnswerCode, "`no_node`: none of that role is heard now, ask again"]
+    message: Annotated[Text, "what went wrong, for people"] = ""
+    buffers: Annotated[tuple[Buffer, ...], Length(0, 1), "the answer"] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from typing import Annotated, ClassVar, Literal
 
 from ..records import Buffer, Failure, Name, Usage
 from ..typed import Count, Id, Length, Seconds, Text
+from .trainer import AnswerCode, Role
 
 Held = tuple[Id, Count]
 EarlyOutcome = Literal["truncated", "agent_timeout"]
 AttemptStatus = Literal["done", "failed", "cancelled", "released"]
-Role = Literal["worker", "router", "backend", "sandboxes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,15 @@ class WorkerGoodbye:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One of the things that a node looks after."""
+
+    name: Annotated[Id, "its name"]
+    state: Annotated[Name, "how it is, in a word"]
+    figures: Annotated[dict[str, float], "what is counted of it"]
+
+
+@dataclass(frozen=True, slots=True)
 class NodeHello:
     """A node other than a worker is ready, and stays so while it repeats this with its figures."""
 
@@ -75,6 +84,39 @@ class NodeHello:
     role: Annotated[Role, "what it is"]
     host: Annotated[Id, "the host it is on"]
     figures: Annotated[dict[str, float], "what it counts, for status"]
+    parts: Annotated[tuple[Part, ...], "what it looks after, for status"] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A node's answer to `asked`; the broker hands it to the client."""
+
+    kind: ClassVar[str] = "answered"
+    client_id: Annotated[Id, "of the question"]
+    request_id: Annotated[Id, "of the question"]
+    code: Annotated[AnswerCode, "whether it was done"]
+    message: Annotated[Text, "what went wrong, for people"] = ""
+    buffers: Annotated[tuple[Buffer, ...], Length(0, 1), "`answer`, json, if it was done"] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A node tells all others of a new value: a hint, sent on to every node and never repeated."""
+
+    kind: ClassVar[str] = "announced"
+    node: Annotated[Id, "who tells it"]
+    name: Annotated[Id, "what has a new value, such as `policy_version`"]
+    value: Annotated[Count, "the value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A client's question to a node; a repeat of its id asks for nothing new."""
+
+    kind: ClassVar[str] = "asked"
+    client_id: Annotated[Id, "who asks, echoed in the answer"]
+    request_id: Annotated[Id, "echoed in the answer"]
+    buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "`question`, json"]
 
 
 @dataclass(frozen=True, slots=True)

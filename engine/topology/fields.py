@@ -302,6 +302,20 @@ ROUTER = Section(
             4096,
             "64 workers of 64 slots, each with one turn waiting.",
         ),
+        Field(
+            "sessions",
+            Integer(0, 1_000_000),
+            "Open sessions for each backend; past it new ones wait until one ends. 0: no bound.",
+            0,
+            "What fits depends on the backends' caches: cache tokens over a session's mean length.",
+        ),
+        Field(
+            "share_prefix_across_versions",
+            Flag(),
+            "Let a session use what a backend's prefix cache holds of older weights.",
+            default=False,
+            why="Keys and values of other weights are not those of the policy that samples.",
+        ),
     ),
 )
 

@@ -108,6 +108,8 @@ class RouterSpec:
     policy: str
     idle_s: float
     queue: int
+    sessions: int
+    share_prefix_across_versions: bool
 
 
 @dataclass(frozen=True, slots=True)

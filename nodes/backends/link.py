@@ -103,7 +103,7 @@ class RouterLink:
             yield from self._take(message, body)
         if now - self._heard_at > self._lost_after_s:
             self._log.warning("router not heard, connecting anew", endpoint=self._endpoint)
-            self.socket.close()
+            self._disconnect()
             self._connect()
             yield Reset(), []
 
@@ -134,7 +134,7 @@ class RouterLink:
     def close(self) -> None:
         """Say goodbye and close."""
         self.send(BackendGoodbye(self.boot))
-        self.socket.close(linger=LINGER_MS)
+        self._disconnect(LINGER_MS)
 
     def _connect(self) -> None:
         self.boot = boot_id(self._node)
@@ -144,6 +144,9 @@ class RouterLink:
         self._router_id = ""
         self._heard_at = None
         self._next_at = 0.0
+
+    def _disconnect(self, linger_ms: int = 0) -> None:
+        self.socket.close(linger=linger_ms)
 
     def _hello(self) -> None:
         offer = self._offer

@@ -81,6 +81,8 @@ def serve(topology: Topology) -> None:
         min(0.25, topology.timeouts.heartbeat_s / 4),
         lambda: _figures(bodies),
         {node.name: node for node in topology.nodes()},
+        bounds,
+        topology.timeouts.lease_s,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())

@@ -23,9 +23,14 @@ from engine.messages import (
     FROM_NODE,
     FROM_TRAINER,
     RESULTS,
+    Announced,
+    Answered,
+    Asked,
+    AskNode,
     Boot,
     Goodbye,
     Hello,
+    NodeAnswer,
     NodeHello,
     Ping,
     Pins,
@@ -40,10 +45,11 @@ from engine.messages import (
     Unpinned,
     WorkerHello,
 )
-from engine.sockets import drain
+from engine.sockets import Bounds, drain, send
 from engine.topology import Node
 from engine.wire import Codec, encode, json_buffer, size_bytes
 
+from .others import Others
 from .peers import Connections, WorkPipes
 from .shell import Shell
 
@@ -82,6 +88,8 @@ class Loop:
         tick_s: float,
         figures: Callable[[], dict[str, Any]],
         nodes: Mapping[str, Node],
+        bounds: Bounds,
+        lease_s: float,
     ) -> None:
         self._sockets = sockets
         self._ledger = ledger
@@ -94,10 +102,11 @@ class Loop:
         self._tick_s = tick_s
         self._figures = figures
         self._known = nodes
+        self._message_bytes = bounds.message_bytes
         self._from_trainers: Codec[Any] = Codec(FROM_TRAINER)
         self._from_nodes: Codec[Any] = Codec(FROM_NODE)
         self._results: Codec[StageResult] = Codec(RESULTS)
-        self._nodes: dict[str, tuple[NodeHello, float]] = {}
+        self._others = Others(nodes, lease_s)
         self._running = True
         self._turned_at = 0.0
         self._handled = 0
@@ -194,6 +203,8 @@ class Loop:
                 self._trainers.send(route, encode(Status(request_id, (buffer,)), [text]))
             case _ if client_id is None:
                 self._unknown(route, message)
+            case AskNode():
+                self._ask(client_id, message, body, now)
             case Submit(submit_id=submit_id) if self._journal.full:
                 why = "the journal's disk is full; running work goes on, submit again later"
                 self._trainers.send(route, encode(Refusal(submit_id, "disk_full", why)))
@@ -221,10 +232,9 @@ class Loop:
 
     def _from_node(self, frames: list[Any], now: float) -> None:
         route = frames[0]
-        message, _ = self._from_nodes.decode(frames[1:])
-        if isinstance(message, NodeHello):
-            self._expect_node(message)
-            self._nodes[message.node] = (message, now)
+        message, body = self._from_nodes.decode(frames[1:])
+        if isinstance(message, NodeHello | Answered | Announced):
+            self._from_other(route, message, body, now)
             return
         if isinstance(message, Pins):
             over = self._ledger.unpinned(message.host, message.rollouts)
@@ -238,9 +248,33 @@ class Loop:
             log.info("worker", worker_id=worker_id, stage=message.stage, held=len(message.held))
         self._shell.take(self._ledger.handle(FromWorker(message), now))
 
+    def _from_other(
+        self, route: bytes, message: NodeHello | Answered | Announced, body: list[Any], now: float
+    ) -> None:
+        """Take what nodes say that are no workers; what is not a hello is passed on unread."""
+        match message:
+            case NodeHello():
+                self._expect_node(message)
+                self._others.heard(message, route, now)
+            case Answered(client_id, request_id, code, why, buffers):
+                answer = NodeAnswer(request_id, code, why, buffers)
+                self._trainers.send_name(client_id, encode(answer, body))
+            case Announced():
+                self._publish(message)
+
+    def _ask(self, client_id: str, message: AskNode, body: list[Any], now: float) -> None:
+        asked = encode(Asked(client_id, message.request_id, message.buffers), body)
+        for route in self._others.routes(message.role, now):
+            if send(self._sockets.control, [route, *asked], self._message_bytes):
+                return
+        why = f"no {message.role} is heard"
+        self._trainers.send_name(client_id, encode(NodeAnswer(message.request_id, "no_node", why)))
+
     def _expect_node(self, message: NodeHello | WorkerHello) -> None:
         """Refuse names that are not ours: a worker's id names a socket's file."""
         known = self._known.get(message.node)
+        if known is None and isinstance(message, NodeHello) and self._others.takes(message):
+            return
         if known is None:
             raise RemoteProtocolError(f"{message.node!r} is not in this topology", "node")
         if isinstance(message, WorkerHello):
@@ -272,8 +306,11 @@ class Loop:
         return stuck or now - before > LATE_TICKS * self._tick_s
 
     def _publish_boot(self) -> None:
+        self._publish(Boot(self._broker_id))
+
+    def _publish(self, message: Boot | Announced) -> None:
         try:
-            self._sockets.events.send_multipart(encode(Boot(self._broker_id)), zmq.NOBLOCK)
+            self._sockets.events.send_multipart(encode(message), zmq.NOBLOCK)
         except zmq.Again:
             self.counts["events_dropped"] += 1
 
@@ -281,17 +318,13 @@ class Loop:
         return any((self._trainers.flush(), self._pipes.flush()))
 
     def _status(self, now: float) -> dict[str, Any]:
-        nodes = [
-            {
-                "node": name,
-                "role": hello.role,
-                "host": hello.host,
-                "heard_s": round(now - heard_at, 3),
-                "figures": hello.figures,
-            }
-            for name, (hello, heard_at) in self._nodes.items()
-        ]
         shell = {"waiting_for_disk": self._shell.waiting, **self._shell.counts, **self.counts}
         journal = self._journal.statistics()
         report = self._ledger.status(now)
-        return {**report, "nodes": nodes, "journal": journal, "loop": shell, **self._figures()}
+        return {
+            **report,
+            "nodes": self._others.status(now),
+            "journal": journal,
+            "loop": shell,
+            **self._figures(),
+        }

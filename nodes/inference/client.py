@@ -6,7 +6,8 @@ Does not know: backends and where a session is.
 Invariants: every request has an id of its own, so asking twice is asking once. The router is asked
 every heartbeat which requests it has, and what it does not have is sent again; a ping older than
 the request cannot tell. A router that is not heard for `lost_after_s` is connected to anew, under a
-fresh routing id. A task that is cancelled aborts its request. No answer is lost to a cancel or a
+fresh routing id. A task that is cancelled aborts its request, and `settle` says what that request
+had sampled, 0 if nobody says so in time. No answer is lost to a cancel or a
 timeout: the pump receives, nobody awaits a socket. A completion whose log-probabilities are
 missing, not finite or above 0 never leaves this module.
 """
@@ -15,7 +16,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,10 @@ from engine.errors import BoundaryError, LocalProtocolError, RemoteProtocolError
 from engine.records import Buffer
 from engine.sockets import Bounds, Pump, boot_id, open_socket
 from engine.topology import Topology
-from engine.wire import Codec, array_buffer, encode, read_buffer
+from engine.wire import Codec, array_buffer, encode
 
 from ..tasks import Generation, Sampling
+from .alignment import read_completion, sampled_tokens
 from .messages import (
     TO_RUN_WORKER,
     Abort,
@@ -45,16 +47,19 @@ from .refused import Refusals
 
 CODEC = Codec[ToRunWorker](TO_RUN_WORKER)
 RETRY_S = 0.2  # between two tries of a request that the router refused for now
-SENTINEL = -9999.0  # what vLLM writes where it has no log-probability
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often to ask for the router, and when to give up, in seconds."""
+    """How often to ask for the router, and when to give up, in seconds.
+
+    abort_s bounds the wait for the count of an aborted request.
+    """
 
     heartbeat_s: float
     lost_after_s: float
     deadline_s: float
+    abort_s: float = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +78,8 @@ class RouterModel:
         self._bounds = bounds
         self._patience = patience
         self._open: dict[str, _Open] = {}
+        self._aborts: dict[str, asyncio.Future[int]] = {}
+        self._aborted: dict[str, list[asyncio.Future[int]]] = {}  # by session
         boot = boot_id(node)
         self._ids = (f"{boot}.{n}" for n in itertools.count(1))
         self._log = structlog.get_logger()
@@ -112,12 +119,22 @@ class RouterModel:
         """End a session; its backend may forget it."""
         self._pump.send(encode(Release(session)))
 
+    async def settle(self, session: str) -> int:
+        """Return the tokens that the session's aborted requests had sampled.
+
+        Waits for the backend to say so, `abort_s` after the abort at most.
+        """
+        counts = self._aborted.pop(session, None)
+        return sum(await asyncio.gather(*counts)) if counts else 0
+
     async def close(self) -> None:
         """Abort what is open and close the connection."""
         self._pinging.cancel()
         await asyncio.gather(self._pinging, return_exceptions=True)
         for opened in self._open.values():
             opened.answer.cancel()
+        for count in self._aborts.values():
+            _settle(count, 0)
         self._pump.close()
         self._context.term()
 
@@ -130,7 +147,19 @@ class RouterModel:
         finally:
             del self._open[message.request_id]
             if opened.answer.cancelled() and not self._pump.socket.closed:
-                self._pump.send(encode(Abort(message.request_id)))
+                self._abort(message)
+
+    def _abort(self, message: Generate) -> None:
+        self._pump.send(encode(Abort(message.request_id)))
+        count: asyncio.Future[int] = self._loop.create_future()
+        self._aborts[message.request_id] = count
+        self._aborted.setdefault(message.session, []).append(count)
+        late = self._loop.call_later(self._patience.abort_s, _settle, count, 0)
+        count.add_done_callback(lambda _: self._end_abort(message.request_id, late))
+
+    def _end_abort(self, request_id: str, late: asyncio.TimerHandle) -> None:
+        late.cancel()
+        self._aborts.pop(request_id, None)
 
     def _send(self, frames: list[Any]) -> None:
         try:
@@ -157,6 +186,10 @@ class RouterModel:
     def _take(self, message: ToRunWorker, body: list[Any]) -> None:
         if isinstance(message, RouterPong):
             self._send_again(message.number, message.unknown)
+            return
+        count = self._aborts.get(message.request_id)
+        if count is not None:
+            _settle(count, _spent(message))
             return
         opened = self._open.get(message.request_id)
         if opened is None or opened.answer.done() or isinstance(message, Aborted):
@@ -214,6 +247,10 @@ class LazyModel:
         if self._model is not None:
             await self._model.release(session)
 
+    async def settle(self, session: str) -> int:
+        """Return what the session's aborted requests had sampled; see RouterModel."""
+        return 0 if self._model is None else await self._model.settle(session)
+
     async def close(self) -> None:
         """Abort what is open and close the connection, if there is one."""
         model, self._model = self._model, None
@@ -225,7 +262,9 @@ def connect(topology: Topology, node: str, deadline_s: float) -> RouterModel:
     """Return a model behind the topology's router, for a node of it; needs a running loop."""
     limits, timeouts = topology.limits, topology.timeouts
     bounds = Bounds(limits.queue_messages, limits.message_bytes)
-    patience = Patience(timeouts.heartbeat_s, timeouts.lease_s, deadline_s)
+    patience = Patience(
+        timeouts.heartbeat_s, timeouts.lease_s, deadline_s, timeouts.cancel_grace_s / 2
+    )
     return RouterModel(topology.endpoint("router"), node, bounds, patience)
 
 
@@ -243,15 +282,23 @@ def _request(request_id: str, session: str, sampling: Sampling, buffer: Buffer) 
     )
 
 
+def _settle(count: "asyncio.Future[int]", tokens: int) -> None:
+    if not count.done():
+        count.set_result(tokens)
+
+
+def _spent(message: Generated | GenerateFailed | Aborted) -> int:
+    match message:
+        case Generated():
+            return sampled_tokens(message)
+        case Aborted(_, tokens):
+            return tokens
+        case GenerateFailed():
+            return 0
+
+
 def _generation(message: Generated, body: list[Any]) -> Generation:
-    found = {
-        buffer.name: read_buffer(buffer, frame)
-        for buffer, frame in zip(message.buffers, body, strict=True)
-    }
-    if set(found) != {"token_ids", "logprobs", "policy_spans"}:
-        raise ValueError(f"the answer has buffers {sorted(found)}")
-    token_ids, logprobs, spans = found["token_ids"], found["logprobs"], found["policy_spans"]
-    _expect(token_ids, logprobs, spans)
+    token_ids, logprobs, spans = read_completion(message, body)
     return Generation(
         token_ids,
         logprobs,
@@ -263,14 +310,3 @@ def _generation(message: Generated, body: list[Any]) -> Generation:
         message.decode_s,
         message.backend,
     )
-
-
-def _expect(token_ids: Any, logprobs: Any, spans: Any) -> None:
-    kinds = token_ids.dtype.name, logprobs.dtype.name, spans.dtype.name
-    if kinds != ("int32", "float32", "int32") or spans.ndim != 2 or spans.shape[1] != 3:
-        raise ValueError(f"the answer's arrays are {', '.join(kinds)}")
-    if token_ids.ndim != 1 or token_ids.shape != logprobs.shape:
-        raise ValueError(f"{token_ids.shape} token IDs but {logprobs.shape} log-probabilities")
-    values = cast("npt.NDArray[np.float32]", logprobs)
-    if not np.isfinite(values).all() or (values > 0).any() or (values <= SENTINEL).any():
-        raise ValueError("a log-probability is missing, not finite or above 0")

@@ -3,13 +3,20 @@
 A session stays on one backend. A request waits there for one of the backend's `capacity` places;
 all requests that wait are bounded by `queue`. A backend that is lost gives its sessions back at
 once, and they are placed again; its requests go elsewhere once, which is safe because a completion
-is delivered whole or not at all. This is the only layer that retries.
+is delivered whole or not at all. This is the only layer that retries. Whoever aborts a request is
+told how many tokens it had sampled, as soon as its backend says so.
 
-Job: decide. Does not know: sockets, frames or clocks; `now` is an argument, in seconds.
+A new session waits while as many are open as `sessions` allows for each open backend: with more of
+them than its cache can hold, a backend computes every prompt anew and answers fewer, not more.
+Sessions that have begun are placed at once, wherever they come from.
+
+Job: decide. Does not know: sockets, frames or clocks; `now` is an argument, in seconds. Nor why a
+backend is open: `standing` says that.
 Invariants: a request is in exactly one place: without a backend, waiting at one, or running there
 under its current ticket. Every request ends by exactly one of Deliver, Fail and Drop. An answer to
 any other ticket is late: counted, and otherwise ignored. A request id that is open already is the
-same request; after its end it is a new one.
+same request; after its end it is a new one. New sessions are placed on open backends only, and
+nothing is dispatched to one that is held.
 """
 
 from collections import OrderedDict
@@ -22,8 +29,10 @@ from .events import (
     Asked,
     AskHello,
     BackendAlive,
-    BackendDraining,
     BackendGone,
+    BackendHeld,
+    BackendOpened,
+    BackendShut,
     BackendUp,
     ClientGone,
     Closing,
@@ -37,14 +46,28 @@ from .events import (
     Lost,
     Refused,
     Released,
+    Spent,
     Stop,
+    Stopped,
     Tick,
     Welcome,
 )
-from .fleet import Backend, Request, Rules, Session
+from .fleet import Backend, Request, Rules, Session, Stopping
 from .policies import Policy
 
 TRIES = 2
+_COUNTED = (
+    "asked",
+    "repeated",
+    "delivered",
+    "failed",
+    "dropped",
+    "retried",
+    "late",
+    "lost",
+    "held_back",
+)
+ABORTED = "the backend aborted it unasked"
 Rule = Callable[[Any, float], None]
 
 
@@ -58,10 +81,10 @@ class Placement:
         self.sessions: OrderedDict[str, Session] = OrderedDict()
         self.backends: dict[str, Backend] = {}
         self.unplaced: OrderedDict[str, float] = OrderedDict()
+        self.stopping: dict[str, Stopping] = {}
+        self.salt = ""  # of sessions that begin now
         self.is_closing = False
-        self.counts = dict.fromkeys(
-            ("asked", "repeated", "delivered", "failed", "dropped", "retried", "late", "lost"), 0
-        )
+        self.counts = dict.fromkeys(_COUNTED, 0)
         self._router_id = router_id
         self._tickets = 0
         self._out: list[Instruction] = []
@@ -72,9 +95,12 @@ class Placement:
             ClientGone: self._client_gone,
             BackendUp: self._backend_up,
             BackendAlive: self._backend_alive,
-            BackendDraining: self._backend_draining,
+            BackendOpened: self._backend_opened,
+            BackendShut: self._backend_shut,
+            BackendHeld: self._backend_held,
             BackendGone: self._backend_gone,
             Answered: self._answered,
+            Stopped: self._stopped,
             Refused: self._refused,
             Closing: self._closing,
             Tick: self._tick,
@@ -93,7 +119,10 @@ class Placement:
     def figures(self) -> dict[str, float]:
         """Return what status shows: what is open now, and what happened since the start."""
         running = sum(len(backend.running) for backend in self.backends.values())
-        opened = {"backends": len(self.backends), "sessions": len(self.sessions)}
+        opened = {
+            "backends": sum(backend.is_open for backend in self.backends.values()),
+            "sessions": len(self.sessions),
+        }
         return {**opened, "running": running, "waiting": self.waiting(), **self.counts}
 
     def _asked(self, event: Asked, now: float) -> None:
@@ -111,6 +140,7 @@ class Placement:
         session = self._touch(event, now)
         session.requests.add(event.request_id)
         self._place(request, now)
+        self.counts["held_back"] += request.request_id in self.unplaced and self._is_any_open()
         if not request.ticket and self.waiting() > self.rules.queue:
             self._leave(request)
             message = f"{self.rules.queue} requests wait already"
@@ -119,7 +149,7 @@ class Placement:
     def _touch(self, event: Asked, now: float) -> Session:
         session = self.sessions.get(event.session)
         if session is None:
-            session = self.sessions[event.session] = Session(event.client, now)
+            session = self.sessions[event.session] = Session(event.client, now, self.salt)
         session.client = event.client
         session.used_at = now
         self.sessions.move_to_end(event.session)
@@ -127,6 +157,9 @@ class Placement:
 
     def _place(self, request: Request, now: float, avoid: str = "") -> None:
         session = self.sessions[request.session]
+        if session.is_new and self._is_full():
+            self.unplaced[request.request_id] = now
+            return
         if not session.backend or not self.policy.sticky:
             self._seat(request.session, avoid)
         if not session.backend:
@@ -141,8 +174,24 @@ class Placement:
         self._unseat(name)
         session.backend = self.policy.choose(avoid) or ""
         if session.backend:
+            session.is_new = False
             self.backends[session.backend].sessions.add(name)
+            self.backends[session.backend].placed += 1
             self._weigh(session.backend)
+
+    def _is_full(self) -> bool:
+        opened = [backend for backend in self.backends.values() if backend.is_open]
+        most = self.rules.sessions * len(opened)
+        return 0 < most <= sum(len(backend.sessions) for backend in opened)
+
+    def _let_in(self, now: float) -> None:
+        """Place what waits for a session to end, the oldest first, while there is room."""
+        while self.unplaced and self.rules.sessions and self._is_any_open() and not self._is_full():
+            request_id, _ = self.unplaced.popitem(last=False)
+            self._place(self.requests[request_id], now)
+
+    def _is_any_open(self) -> bool:
+        return any(backend.is_open for backend in self.backends.values())
 
     def _unseat(self, name: str) -> None:
         session = self.sessions[name]
@@ -154,7 +203,8 @@ class Placement:
 
     def _fill(self, name: str) -> None:
         backend = self.backends[name]
-        while backend.waiting and len(backend.running) < backend.capacity:
+        room = 0 if backend.is_held else backend.capacity
+        while backend.waiting and len(backend.running) < room:
             request = self.requests[next(iter(backend.waiting))]
             del backend.waiting[request.request_id]
             self._tickets += 1
@@ -162,7 +212,8 @@ class Placement:
             request.tries += 1
             request.is_missed = False
             backend.running[request.ticket] = request.request_id
-            self._out.append(Dispatch(name, request.ticket, request.request_id))
+            salt = self.sessions[request.session].salt
+            self._out.append(Dispatch(name, request.ticket, request.request_id, salt))
         self._weigh(name)
 
     def _weigh(self, name: str) -> None:
@@ -190,36 +241,60 @@ class Placement:
         self._forget(request)
         self._out.append(Fail(request.client, request.request_id, code, message, retry))
 
-    def _aborted(self, event: Aborted, _now: float) -> None:
+    def _aborted(self, event: Aborted, now: float) -> None:
         request = self.requests.get(event.request_id)
-        if request is not None:
-            self._abort(request)
+        if request is None:  # it has had its answer, or is of a time before this router
+            self._out.append(Spent(event.client, event.request_id, 0))
+            return
+        request.client = event.client
+        self._abort(request, now, tell=True)
 
-    def _abort(self, request: Request) -> None:
+    def _abort(self, request: Request, now: float, *, tell: bool = False) -> None:
         backend, ticket = request.backend, request.ticket
         self._leave(request)
         self._forget(request)
         self.counts["dropped"] += 1
+        client = request.client if tell else ""
         if ticket:
-            self._out.append(Stop(backend, ticket))
+            self._stop(backend, ticket, client, request.request_id, now)
+        elif client:
+            self._out.append(Spent(client, request.request_id, 0))
         self._out.append(Drop(request.request_id))
         if backend:
             self._fill(backend)
 
-    def _released(self, event: Released, _now: float) -> None:
+    def _stop(self, backend: str, ticket: str, client: str, request_id: str, now: float) -> None:
+        self.stopping[ticket] = Stopping(backend, client, request_id, now)
+        self._out.append(Stop(backend, ticket))
+
+    def _stopped(self, event: Stopped, now: float) -> None:
+        stopping = self.stopping.pop(event.ticket, None)
+        if stopping is not None:
+            self._tell_spent(stopping, event.tokens)
+        elif self._current(event.backend, event.ticket) is not None:
+            self._refused(
+                Refused(event.backend, event.ticket, "backend_error", ABORTED, retry=True), now
+            )
+
+    def _tell_spent(self, stopping: Stopping, tokens: int) -> None:
+        if stopping.client:
+            self._out.append(Spent(stopping.client, stopping.request_id, tokens))
+
+    def _released(self, event: Released, now: float) -> None:
         session = self.sessions.get(event.session)
         if session is None:
             return
         for request_id in sorted(session.requests):
-            self._abort(self.requests[request_id])
+            self._abort(self.requests[request_id], now)
         if session.backend:
             self._out.append(Forget(session.backend, event.session))
         self._unseat(event.session)
         del self.sessions[event.session]
+        self._let_in(now)
 
     def _client_gone(self, event: ClientGone, now: float) -> None:
         for request in [each for each in self.requests.values() if each.client == event.client]:
-            self._abort(request)
+            self._abort(request, now)
         for name in [name for name, each in self.sessions.items() if each.client == event.client]:
             self._released(Released(name), now)
 
@@ -227,13 +302,39 @@ class Placement:
         if event.backend not in self.backends:
             former = [name for name, each in self.backends.items() if each.node == event.node]
             self.backends[event.backend] = Backend(event.node, event.capacity, now)
-            self.policy.join(event.backend, event.capacity)
             for name in former:
                 self._backend_gone(BackendGone(name, "its node started again"), now)
-            self._place_unplaced(now)
         else:
             self.backends[event.backend].heard_at = now
         self._out.append(Welcome(event.backend))
+
+    def _backend_opened(self, event: BackendOpened, now: float) -> None:
+        backend = self.backends[event.backend]
+        if not backend.is_open:
+            backend.is_open = True
+            self.policy.join(event.backend, backend.capacity)
+            self._weigh(event.backend)
+            self._place_unplaced(now)
+
+    def _backend_shut(self, event: BackendShut, now: float) -> None:
+        backend = self.backends[event.backend]
+        backend.is_open = False
+        self.policy.leave(event.backend)
+        if event.how == "drain":
+            return
+        moved = list(backend.waiting)
+        if event.how == "evict":
+            for ticket, request_id in backend.running.items():
+                self._stop(event.backend, ticket, "", request_id, now)
+            moved = [*backend.running.values(), *moved]
+        for name in sorted(backend.sessions):
+            self._unseat(name)
+        for request_id in moved:
+            self._again(self.requests[request_id], backend.node, now)
+
+    def _backend_held(self, event: BackendHeld, _now: float) -> None:
+        self.backends[event.backend].is_held = event.held
+        self._fill(event.backend)
 
     def _place_unplaced(self, now: float) -> None:
         waiting = list(self.unplaced)
@@ -256,12 +357,6 @@ class Placement:
             else:
                 request.is_missed = ticket not in held
 
-    def _backend_draining(self, event: BackendDraining, _now: float) -> None:
-        backend = self.backends.get(event.backend)
-        if backend is not None:
-            backend.is_draining = True
-            self.policy.leave(event.backend)
-
     def _backend_gone(self, event: BackendGone, now: float) -> None:
         backend = self.backends.pop(event.backend, None)
         if backend is None:
@@ -273,6 +368,7 @@ class Placement:
         self._out.append(Lost(event.backend, backend.node, event.reason, *counts))
         for name in sorted(backend.sessions):
             self._seat(name)
+        self._end_stopping(lambda each: each.backend == event.backend)
         for request_id in opened:
             self._again(self.requests[request_id], backend.node, now)
 
@@ -285,17 +381,32 @@ class Placement:
         self.counts["retried"] += request.tries
         self._place(request, now, avoid)
 
+    def _end_stopping(self, over: Callable[[Stopping], bool]) -> None:
+        """Tell what is known, which is nothing, where no count will come any more."""
+        for ticket, stopping in list(self.stopping.items()):
+            if over(stopping):
+                del self.stopping[ticket]
+                self._tell_spent(stopping, 0)
+
     def _answered(self, event: Answered, _now: float) -> None:
+        stopping = self.stopping.pop(event.ticket, None)
+        if stopping is not None:  # its answer was on its way already
+            self._tell_spent(stopping, event.tokens)
+            return
         request = self._current(event.backend, event.ticket)
         if request is None:
             return
         self._leave(request)
         self._forget(request)
         self.counts["delivered"] += 1
-        self._out.append(Deliver(request.client, request.request_id))
+        self._out.append(Deliver(request.client, request.request_id, event.backend))
         self._fill(event.backend)
 
     def _refused(self, event: Refused, now: float) -> None:
+        stopping = self.stopping.pop(event.ticket, None)
+        if stopping is not None:
+            self._tell_spent(stopping, 0)
+            return
         request = self._current(event.backend, event.ticket)
         if request is None:
             return
@@ -326,9 +437,14 @@ class Placement:
                 self._backend_gone(BackendGone(name, f"not heard for {silence_s:.1f} s"), now)
         self._end_unplaced(now)
         self._end_idle(now)
+        self._end_stopping(lambda each: now - each.since >= self.rules.stop_s)
 
     def _end_unplaced(self, now: float) -> None:
+        is_any_open = self._is_any_open()  # then they wait for room, for as long as they like
         for request_id, since in list(self.unplaced.items()):
+            if is_any_open:
+                self.unplaced[request_id] = now
+                continue
             wait_s = now - since
             if wait_s >= self.rules.unplaced_s:
                 request = self.requests[request_id]

@@ -9,8 +9,8 @@ import contextlib
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +32,24 @@ Ended = tuple[StageResult, Sequence[Any]]
 CODEC: Codec[StageResult] = Codec(RESULTS)
 
 
-class Sessions:
-    """A model that remembers which sessions an attempt opened, to release them on every path."""
+class Inference(Model, Protocol):
+    """A model that also says what was spent on requests that were aborted."""
 
-    def __init__(self, model: Model | None) -> None:
+    async def settle(self, session: str) -> int:
+        """Return the tokens that the session's aborted requests had sampled; soon, and once."""
+        ...
+
+
+class Sessions:
+    """A model that remembers which sessions an attempt opened, to release them on every path.
+
+    `aborted_tokens` counts what was sampled for requests that were cancelled meanwhile.
+    """
+
+    def __init__(self, model: Inference | None) -> None:
         self._model = model
         self._open: set[str] = set()
+        self.aborted_tokens = 0
 
     async def generate(
         self, session: str, token_ids: npt.NDArray[np.int32], sampling: Sampling
@@ -49,10 +61,11 @@ class Sessions:
         return await self._model.generate(session, token_ids, sampling)
 
     async def release(self, session: str) -> None:
-        """End a session."""
+        """End a session, and count what its aborted requests had sampled."""
         self._open.discard(session)
         if self._model is not None:
             await self._model.release(session)
+            self.aborted_tokens += await self._model.settle(session)
 
     async def release_all(self) -> None:
         """End every session that is still open."""
@@ -126,7 +139,7 @@ class Attempt:
         node: str,
         table: SlotTable,
         slot: int,
-        model: Model | None,
+        model: Inference | None,
         unpinnable: tuple[str, ...] = (),
         link: Link | None = None,
     ) -> None:
@@ -148,8 +161,16 @@ class Attempt:
         """Call the handler; return the result and its frames, whatever happened."""
         self.has_begun = True
         self._task = asyncio.current_task()
-        limit_s = self._work.timeout_s
-        deadline = asyncio.get_running_loop().call_later(limit_s, self._expire)
+        deadline = asyncio.get_running_loop().call_later(self._work.timeout_s, self._expire)
+        try:
+            ended = await self._end(body, find)
+        finally:
+            deadline.cancel()
+            self.sandboxes.give_back()
+        await self._sessions.release_all()
+        return self._with_aborted(ended)
+
+    async def _end(self, body: list[Any], find: Callable[[str], Handler]) -> Ended:
         try:
             context = make_context(self._work, body, self._sessions, self.sandboxes)
             self._usage = lambda: context.usage
@@ -158,16 +179,23 @@ class Attempt:
         except asyncio.CancelledError:
             if not self._is_late:
                 return self.cancelled()
-            return self._failed("handler", "Timeout", f"no result within {limit_s:g} s")
+            return self._failed(
+                "handler", "Timeout", f"no result within {self._work.timeout_s:g} s"
+            )
         except BoundaryError as wrong:
             name = type(wrong.__cause__ or wrong).__name__
             return self._failed(wrong.boundary, name, str(wrong), retry=wrong.retry)
         except Exception as wrong:  # noqa: BLE001 - the boundary to a task kind's code
             return self._failed("handler", type(wrong).__name__, _describe(wrong))
-        finally:
-            deadline.cancel()
-            self.sandboxes.give_back()
-            await self._sessions.release_all()
+
+    def _with_aborted(self, ended: Ended) -> Ended:
+        """Add to a result's usage what was sampled for requests that were cancelled."""
+        result, frames = ended
+        tokens = self._sessions.aborted_tokens
+        if not tokens or result.usage is None:
+            return ended
+        usage = replace(result.usage, tokens=result.usage.tokens + tokens)
+        return replace(result, usage=usage), frames
 
     async def _finished(self, output: Output) -> Ended:
         """Return a handler's result, once what it pins is left to later stages."""

@@ -189,7 +189,11 @@ class Host:
         self._results.send(encode(refused))
 
     async def _serve(self, key: Held, attempt: Attempt, body: list[Any], slot: int) -> None:
-        self._end(key, attempt, slot, await attempt.run(body, self._handlers.find))
+        try:
+            ended = await attempt.run(body, self._handlers.find)
+        except asyncio.CancelledError:  # stopped again while it let go of its sessions
+            ended = attempt.cancelled()
+        self._end(key, attempt, slot, ended)
 
     def _end(self, key: Held, attempt: Attempt, slot: int, ended: Ended) -> None:
         del self._running[key]

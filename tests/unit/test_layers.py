@@ -26,7 +26,7 @@ LAYERS = (
     {"journal"},
     {"client"},
     {"supervisor"},
-    {"summary", "output"},
+    {"summary", "output", "backends"},
     {"display"},
     {"run"},
     {"cli"},

@@ -14,8 +14,10 @@ from nodes.inference.events import (
     Asked,
     AskHello,
     BackendAlive,
-    BackendDraining,
     BackendGone,
+    BackendHeld,
+    BackendOpened,
+    BackendShut,
     BackendUp,
     ClientGone,
     Closing,
@@ -29,7 +31,9 @@ from nodes.inference.events import (
     Lost,
     Refused,
     Released,
+    Spent,
     Stop,
+    Stopped,
     Tick,
     Welcome,
 )
@@ -54,7 +58,11 @@ class Bench:
         self.placement = Placement(named(policy), rules, "router")
         self.now = 0.0
         for index, capacity in enumerate(capacities):
-            self.do(BackendUp(f"b{index}", f"sim-{index}", capacity))
+            self.open(f"b{index}", f"sim-{index}", capacity)
+
+    def open(self, backend: str, node: str, capacity: int) -> list[Instruction]:
+        out = self.do(BackendUp(backend, node, capacity))
+        return [*out, *self.do(BackendOpened(backend))]
 
     def do(self, event: Event) -> list[Instruction]:
         out = self.placement.handle(event, self.now)
@@ -84,7 +92,8 @@ def check(placement: Placement) -> None:
         places.update(list(backend.waiting))
         places.update(backend.running.values())
         assert len(backend.running) <= backend.capacity
-        assert len(backend.running) == backend.capacity or not backend.waiting
+        is_full = backend.is_held or len(backend.running) == backend.capacity
+        assert is_full or not backend.waiting
         for ticket, request_id in backend.running.items():
             assert placement.requests[request_id].ticket == ticket
         for session in backend.sessions:
@@ -103,7 +112,7 @@ def test_a_session_stays_on_its_backend() -> None:
     first = bench.dispatched("r1", "s")
     for number in range(6):
         bench.ask(f"other-{number}")
-    assert bench.do(Answered(first.backend, first.ticket))[0] == Deliver("c", "r1")
+    assert bench.do(Answered(first.backend, first.ticket))[0] == Deliver("c", "r1", first.backend)
     assert bench.dispatched("r2", "s").backend == first.backend
 
 
@@ -153,7 +162,7 @@ def test_requests_over_a_backends_capacity_wait_in_order() -> None:
     assert bench.ask("r2") == []
     assert bench.ask("r3") == []
     out = bench.do(Answered("b0", first.ticket))
-    assert out[0] == Deliver("c", "r1")
+    assert out[0] == Deliver("c", "r1", "b0")
     assert only(out, Dispatch).request_id == "r2"
 
 
@@ -195,7 +204,7 @@ def test_a_request_that_only_waited_loses_no_try_with_its_backend() -> None:
     bench.ask("r1", "s")
     bench.ask("r2", "s")
     for number in range(1, 4):
-        bench.do(BackendUp(f"b{number}", f"sim-{number}", 1))
+        bench.open(f"b{number}", f"sim-{number}", 1)
         bench.do(BackendGone(f"b{number - 1}", "gone"))
     assert "r2" in bench.placement.requests
 
@@ -213,13 +222,13 @@ def test_a_backend_that_was_given_up_has_to_say_hello_again() -> None:
     bench.now = 4.0
     bench.do(Tick())
     assert bench.do(BackendAlive("b0", ())) == [AskHello("b0")]
-    assert bench.do(BackendUp("b0", "sim-0", 4)) == [Welcome("b0")]
+    assert bench.open("b0", "sim-0", 4) == [Welcome("b0")]
 
 
 def test_a_new_boot_of_a_node_takes_the_place_of_the_old_one() -> None:
     bench = Bench(capacities=(4,))
     bench.ask("r", "s")
-    out = bench.do(BackendUp("b0-again", "sim-0", 4))
+    out = bench.open("b0-again", "sim-0", 4)
     assert only(out, Lost).backend == "b0"
     assert only(out, Dispatch).backend == "b0-again"
 
@@ -237,7 +246,7 @@ def test_a_repeated_request_is_answered_once_to_whoever_asked_last() -> None:
     bench = Bench(capacities=(4,))
     ticket = bench.dispatched("r", "s").ticket
     assert bench.ask("r", "s", client="c-again") == []
-    assert bench.do(Answered("b0", ticket)) == [Deliver("c-again", "r")]
+    assert bench.do(Answered("b0", ticket)) == [Deliver("c-again", "r", "b0")]
 
 
 def test_a_request_without_any_backend_waits_and_then_fails_naming_the_wait() -> None:
@@ -253,7 +262,7 @@ def test_requests_that_waited_for_a_backend_go_to_the_first_one() -> None:
     bench = Bench()
     bench.ask("r1")
     bench.ask("r2")
-    assert kinds(bench.do(BackendUp("b0", "sim-0", 1))) == [Dispatch, Welcome]
+    assert kinds(bench.open("b0", "sim-0", 1)) == [Welcome, Dispatch]
     assert bench.placement.waiting() == 1
 
 
@@ -261,10 +270,89 @@ def test_an_abort_frees_the_place_for_the_next() -> None:
     bench = Bench(capacities=(1,))
     first = bench.dispatched("r1")
     bench.ask("r2")
-    out = bench.do(Aborted("r1"))
+    out = bench.do(Aborted("c", "r1"))
     assert out[:2] == [Stop("b0", first.ticket), Drop("r1")]
     assert only(out, Dispatch).request_id == "r2"
-    assert bench.do(Aborted("r1")) == []
+    assert bench.do(Aborted("c", "r1")) == [Spent("c", "r1", 0)]
+
+
+def test_whoever_aborts_is_told_what_the_backend_had_sampled() -> None:
+    bench = Bench(capacities=(1,))
+    ticket = bench.dispatched("r").ticket
+    bench.do(Aborted("c", "r"))
+    assert bench.do(Stopped("b0", ticket, 17)) == [Spent("c", "r", 17)]
+    assert bench.do(Stopped("b0", ticket, 17)) == []
+
+
+def test_an_answer_that_was_on_its_way_tells_the_count_of_an_aborted_request() -> None:
+    bench = Bench(capacities=(2,))
+    tickets = [bench.dispatched(name).ticket for name in ("r1", "r2")]
+    for name in ("r1", "r2"):
+        bench.do(Aborted("c", name))
+    assert bench.do(Answered("b0", tickets[0], 9)) == [Spent("c", "r1", 9)]
+    refused = Refused("b0", tickets[1], "backend_error", "broke", retry=True)
+    assert bench.do(refused) == [Spent("c", "r2", 0)]
+
+
+def test_a_request_that_waited_has_spent_nothing_when_it_is_aborted() -> None:
+    bench = Bench(capacities=(1,))
+    bench.ask("running")
+    bench.ask("waits")
+    assert bench.do(Aborted("c", "waits")) == [Spent("c", "waits", 0), Drop("waits")]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_nobody_waits_long_for_the_count_of_a_backend_that_does_not_tell(gone: bool) -> None:
+    bench = Bench(capacities=(4, 4))
+    first = bench.dispatched("r")
+    bench.do(Aborted("c", "r"))
+    bench.now = 2.5
+    out = bench.do(BackendGone(first.backend, "gone") if gone else Tick())
+    assert only(out, Spent) == Spent("c", "r", 0)
+
+
+def test_a_session_keeps_the_salt_of_its_start_wherever_it_goes() -> None:
+    bench = Bench(capacities=(4, 4))
+    bench.placement.salt = "7"
+    first = bench.dispatched("r1", "s")
+    bench.placement.salt = "8"
+    assert first.salt == "7"
+    assert only(bench.do(BackendGone(first.backend, "gone")), Dispatch).salt == "7"
+    assert bench.dispatched("r2", "new").salt == "8"
+
+
+def test_a_held_backend_gets_nothing_until_it_is_freed() -> None:
+    bench = Bench(capacities=(4,))
+    bench.do(BackendHeld("b0", held=True))
+    assert bench.ask("r") == []
+    assert only(bench.do(BackendHeld("b0", held=False)), Dispatch).request_id == "r"
+
+
+def test_a_shut_backend_finishes_what_runs_and_the_rest_moves() -> None:
+    bench = Bench(capacities=(1,))
+    first = bench.dispatched("r1", "s")
+    bench.ask("r2", "s")
+    assert bench.open("b1", "sim-1", 4) == [Welcome("b1")]
+    moved = only(bench.do(BackendShut("b0", "move")), Dispatch)
+    assert (moved.backend, moved.request_id) == ("b1", "r2")
+    assert bench.do(Answered("b0", first.ticket)) == [Deliver("c", "r1", "b0")]
+
+
+def test_an_evicted_backend_is_told_to_stop_and_what_ran_is_tried_elsewhere() -> None:
+    bench = Bench(capacities=(4, 4))
+    first = bench.dispatched("r", "s")
+    out = bench.do(BackendShut(first.backend, "evict"))
+    assert out[0] == Stop(first.backend, first.ticket)
+    second = only(out, Dispatch)
+    assert second.backend != first.backend
+    assert bench.do(Stopped(first.backend, first.ticket, 5)) == []
+    assert "r" in bench.placement.requests
+
+
+def test_a_backend_that_aborts_unasked_is_replaced() -> None:
+    bench = Bench(capacities=(4, 4))
+    first = bench.dispatched("r", "s")
+    assert only(bench.do(Stopped(first.backend, first.ticket, 5)), Dispatch).request_id == "r"
 
 
 def test_what_a_client_left_behind_is_stopped() -> None:
@@ -297,7 +385,7 @@ def test_a_draining_backend_keeps_its_sessions_and_gets_no_new_one() -> None:
     bench = Bench(capacities=(4, 4))
     kept = bench.dispatched("r1", "s1")
     bench.do(Answered(kept.backend, kept.ticket))
-    bench.do(BackendDraining(kept.backend))
+    bench.do(BackendShut(kept.backend, "drain"))
     assert bench.dispatched("r2", "s1").backend == kept.backend
     placed = {bench.dispatched(f"new-{n}").backend for n in range(3)}
     assert kept.backend not in placed
@@ -318,14 +406,14 @@ def test_a_router_that_stops_refuses_what_is_new_and_ends_what_is_open() -> None
     first = bench.dispatched("r1")
     bench.do(Closing())
     assert only(bench.ask("r2"), Fail).code == "draining"
-    assert bench.do(Answered("b0", first.ticket)) == [Deliver("c", "r1")]
+    assert bench.do(Answered("b0", first.ticket)) == [Deliver("c", "r1", "b0")]
 
 
 def test_a_new_backend_ramps_up_instead_of_taking_every_new_session() -> None:
     bench = Bench(capacities=(20, 20))
     for number in range(20):
         bench.ask(f"old-{number}")
-    bench.do(BackendUp("new", "sim-9", 20))
+    bench.open("new", "sim-9", 20)
     placed = [bench.dispatched(f"r{n}").backend == "new" for n in range(30)]
     assert not any(one and two for one, two in pairwise(placed[:12]))
     assert 8 <= sum(placed) <= 20
@@ -360,15 +448,18 @@ def test_the_heap_of_placements_stays_small() -> None:
 
 
 NAMES = st.integers(0, 3)
+HOWS = ("drain", "move", "evict")
 EVENTS = st.one_of(
     st.builds(lambda c, r, s: Asked(f"c{c}", f"r{r}", f"s{s}"), NAMES, st.integers(0, 12), NAMES),
-    st.builds(lambda r: Aborted(f"r{r}"), st.integers(0, 12)),
+    st.builds(lambda c, r: Aborted(f"c{c}", f"r{r}"), NAMES, st.integers(0, 12)),
     st.builds(lambda s: Released(f"s{s}"), NAMES),
     st.builds(lambda c: ClientGone(f"c{c}"), NAMES),
     st.builds(lambda b, n: BackendUp(f"b{b}", f"sim-{b % 3}", n), NAMES, st.integers(1, 3)),
     st.builds(lambda b: BackendGone(f"b{b}", "gone"), NAMES),
-    st.builds(lambda b: BackendDraining(f"b{b}"), NAMES),
-    st.sampled_from(["answer", "refuse", "answer", "beat", "late"]),
+    st.builds(lambda b: BackendOpened(f"b{b}"), NAMES),
+    st.builds(lambda b, h: BackendShut(f"b{b}", h), NAMES, st.sampled_from(HOWS)),
+    st.builds(lambda b, h: BackendHeld(f"b{b}", held=h), NAMES, st.booleans()),
+    st.sampled_from(["answer", "refuse", "answer", "beat", "late", "stopped"]),
     st.just(Tick()),
 )
 
@@ -392,8 +483,15 @@ def test_every_request_ends_once_and_is_in_one_place_until_then(
 
 
 def real(event: Event | str, placement: Placement) -> list[Event]:
+    if isinstance(event, BackendUp):
+        return [event, BackendOpened(event.backend)]
+    if isinstance(event, BackendOpened | BackendShut | BackendHeld):
+        return [event] if event.backend in placement.backends else []
     if not isinstance(event, str):
         return [event]
+    if event == "stopped":
+        tickets = [(each.backend, ticket) for ticket, each in placement.stopping.items()]
+        return [Stopped(*each, 3) for each in tickets[:1]]
     for name, backend in placement.backends.items():
         if event == "beat":
             return [BackendAlive(name, ())]

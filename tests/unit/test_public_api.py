@@ -3,9 +3,10 @@ import importlib
 import engine
 
 PUBLIC = """
-AsyncClient BoundaryError BrokerUnreachable Client ClientError Failure Full JournalError LedgerError
-LocalProtocolError NodeFailed ProtocolError Receipt Refused RemoteProtocolError Replaced
-RollmqError Rollout StageTiming StateLost Task Topology TopologyError Trajectory Usage load
+AsyncClient BackendState BoundaryError BrokerUnreachable Client ClientError Failure Full
+JournalError LedgerError LocalProtocolError NodeFailed NodeRefused ProtocolError Published Receipt
+Refused RemoteProtocolError Replaced RollmqError Rollout StageTiming StateLost Task Topology
+TopologyError Trajectory Usage load
 """
 
 

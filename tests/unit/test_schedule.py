@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.backends.blocks import BlockPool, block_names
-from nodes.backends.schedule import Limits, Request, Scheduler
+from nodes.backends.simulator.blocks import BlockPool, block_names
+from nodes.backends.simulator.schedule import Limits, Request, Scheduler
 
 BLOCK = 4
 

@@ -9,10 +9,10 @@ from engine.errors import NodeFailed
 from engine.records import Buffer
 from engine.wire import array_buffer
 from nodes import tokens
-from nodes.backends.faults import Fault, Faults
-from nodes.backends.scripted import FillerScript, TextScript, Wish, guess, logprobs
-from nodes.backends.simulator import policy_spans, read_prompt
-from nodes.backends.simulator_options import Options, read_options
+from nodes.backends.simulator.faults import Fault, Faults
+from nodes.backends.simulator.options import Options, read_options
+from nodes.backends.simulator.process import policy_spans, read_prompt
+from nodes.backends.simulator.scripted import FillerScript, TextScript, Wish, guess, logprobs
 from nodes.inference.messages import Generate
 
 VOCABULARY = tokens.load()

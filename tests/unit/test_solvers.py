@@ -2,7 +2,7 @@
 
 import pytest
 
-from nodes.backends.solvers import evaluate, solve
+from nodes.backends.simulator.solvers import evaluate, solve
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 

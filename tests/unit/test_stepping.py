@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.backends.schedule import Limits, Request, Scheduler
-from nodes.backends.stepping import StepLoop, StepTimes
-from nodes.backends.updates import Updates
+from nodes.backends.simulator.schedule import Limits, Request, Scheduler
+from nodes.backends.simulator.stepping import StepLoop, StepTimes
+from nodes.backends.simulator.updates import Updates
 from nodes.inference.messages import Pause, Resume, UpdateStep, UpdateWeights
 
 TIMES = StepTimes(base_s=1.0, prefill_token_s=0.01, decode_sequence_s=0.1)
@@ -161,6 +161,20 @@ def test_a_repeated_step_is_answered_like_the_first() -> None:
     assert updates.settle() == answer("resume", 3) + answer("pause", 0)
     loop.add(request("a"))
     assert len(loop.advance(100.0)) == 1
+
+
+def test_a_pause_is_done_again_for_a_router_that_started_again() -> None:
+    loop = make_loop()
+    updates = Updates(loop)
+    updates.pause(Pause("u", "keep"), 0.0)
+    assert updates.settle() == answer("pause", 0)
+    loop.clear()
+    updates.clear()
+    updates.pause(Pause("u", "keep"), 1.0)
+    assert updates.settle() == answer("pause", 0)
+    assert loop.is_still
+    updates.change(UpdateWeights("u", 2, ""))
+    assert updates.settle() == answer("update_weights", 2)
 
 
 def test_weights_do_not_change_under_a_running_step() -> None:

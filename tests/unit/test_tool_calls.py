@@ -7,8 +7,8 @@ import re
 import pytest
 
 from nodes import tokens
-from nodes.backends.scripted import TextScript, Wish
-from nodes.backends.tool_calls import MOST_ERRORS, next_turn
+from nodes.backends.simulator.scripted import TextScript, Wish
+from nodes.backends.simulator.tool_calls import MOST_ERRORS, next_turn
 
 VOCABULARY = tokens.load()
 QUESTION = "Start with 12. Add 30. Multiply by 3. Subtract 14. What is the result?"

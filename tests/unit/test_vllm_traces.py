@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nodes.backends.blocks import block_names
-from nodes.backends.schedule import Limits, Request, Scheduler
+from nodes.backends.simulator.blocks import block_names
+from nodes.backends.simulator.schedule import Limits, Request, Scheduler
 
 FILE = Path(__file__).parent.parent / "traces" / "vllm.json"
 RECORDED = json.loads(FILE.read_text(encoding="utf-8"))

@@ -86,11 +86,6 @@ class BlockPool:
         for block in reversed(unnamed):
             self._free.move_to_end(block, last=False)
 
-    def forget(self) -> None:
-        """Drop every name: nothing is known any more."""
-        self._name_of.clear()
-        self._named.clear()
-
     def _unname(self, block: int) -> None:
         name = self._name_of.pop(block, None)
         if name is None:

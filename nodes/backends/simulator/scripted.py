@@ -18,8 +18,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..tasks import FinishReason
-from ..tokens import END, Tokens
+from ...tasks import FinishReason
+from ...tokens import END, Tokens
 from .solvers import solve
 from .tool_calls import next_turn
 

@@ -9,7 +9,7 @@ Weights change only after a pause is complete; nothing runs between that and the
 from collections import OrderedDict
 from typing import Generic, Literal, TypeVar
 
-from ..inference.messages import Pause, Resume, UpdateStep, UpdateWeights
+from ...inference.messages import Pause, Resume, UpdateStep, UpdateWeights
 from .schedule import Request
 from .stepping import StepLoop
 
@@ -65,9 +65,10 @@ class Updates(Generic[Work]):
         return answers
 
     def clear(self) -> None:
-        """Forget what was asked; a loop that was cleared is not paused."""
+        """Forget what was asked and done; a loop that was cleared is not paused."""
         self._pausing = ""
         self._answers.clear()
+        self._done.clear()
 
     def _repeat(self, update_id: str, step: StepName) -> bool:
         known = self._done.get((update_id, step))

@@ -33,7 +33,7 @@ from engine.process import die_with_parent
 from engine.topology import Topology, load
 from engine.wire import array_buffer, read_buffer
 
-from ..inference.messages import (
+from ...inference.messages import (
     Abort,
     Aborted,
     FailureCode,
@@ -45,15 +45,15 @@ from ..inference.messages import (
     Resume,
     UpdateWeights,
 )
-from ..presence import Presence
-from ..tasks import FinishReason
-from ..tokens import load as load_tokens
+from ...presence import Presence
+from ...tasks import FinishReason
+from ...tokens import load as load_tokens
+from ..link import Asked, Offer, Reset, RouterLink
 from .blocks import block_names
 from .faults import Fault, Faults
-from .link import Asked, Offer, Reset, RouterLink
+from .options import read_options
 from .schedule import Request, Scheduler
 from .scripted import Completion, Wish, script
-from .simulator_options import read_options
 from .stepping import StepLoop
 from .updates import Updates
 
@@ -300,7 +300,3 @@ def main(arguments: Arguments[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, simulator.stop)
     signal.signal(signal.SIGINT, simulator.stop)
     return simulator.run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Backend kind `vllm`: one real server, existing or started here, behind the router."""
