@@ -211,6 +211,8 @@ def _up(options: argparse.Namespace, console: Console) -> int:
     with Supervisor(topology, options.host) as supervisor:
         console.print(f"starting {', '.join(supervisor.pids)}")
         supervisor.wait_ready(topology.timeouts.start_s)
+        for host, provider in supervisor.sandboxes.items():
+            console.print(f"sandboxes on {host}: {provider}")
         console.print(f"ready: {topology.endpoint('front')}; logs in {topology.run_dir / 'logs'}")
         while not stopping:
             supervisor.watch()

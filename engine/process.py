@@ -42,6 +42,8 @@ def child_environment() -> dict[str, str]:
 def die_with_parent(end: signal.Signals = signal.SIGKILL) -> None:
     """Ask the kernel for a signal when the launcher's thread that started this node ends.
 
+    With another signal than SIGKILL a node that owns something may clean up first.
+
     Call it first in a node's main. The launcher may have died between fork and this call, so its
     id is compared after asking.
 

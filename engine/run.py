@@ -72,6 +72,8 @@ def run(
     with Supervisor(topology) as supervisor:
         console.print(f"starting {len(supervisor.pids)} nodes of {topology.name}")
         supervisor.wait_ready(topology.timeouts.start_s)
+        for host, provider in supervisor.sandboxes.items():
+            console.print(f"sandboxes on {host}: {provider}")
         if stale is not None:
             _discard(topology, stale)
         started, interrupted = time.monotonic(), False

@@ -28,8 +28,14 @@ from .sockets import private_directory
 from .topology import BROKER_EDGES, ROUTER_EDGES, Node, Topology
 
 log = structlog.get_logger()
-MODULES = {"broker": "nodes.broker", "router": "nodes.router", "worker": "nodes.stage"}
+MODULES = {
+    "broker": "nodes.broker",
+    "router": "nodes.router",
+    "sandboxes": "nodes.sandboxes",
+    "worker": "nodes.stage",
+}
 BACKEND_MODULES = {"simulator": "nodes.backends.simulator", "vllm": "nodes.backends.vllm"}
+PROVIDED = "by_"  # before a provider's name in the figures of who keeps sandboxes
 SHORT_LIFE_S = 5.0  # a node that ends sooner is restarted with a doubled delay
 MAX_DELAY_S = 5.0
 GIVE_UP = 8  # short lives in a row after which the run is over
@@ -59,6 +65,7 @@ class Supervisor:
         self._host = host
         self._children: dict[str, Child] = {}
         self._lock: IO[str] | None = None
+        self._providers: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Start every node.
@@ -91,6 +98,11 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """The nodes' process ids now."""
         return {name: child.process.pid for name, child in self._children.items()}
+
+    @property
+    def sandboxes(self) -> dict[str, str]:
+        """Which provider makes the sandboxes of each host, as their keepers said when ready."""
+        return dict(self._providers)
 
     def watch(self) -> None:
         """Restart what has ended; call it often.
@@ -125,7 +137,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Drain: workers first, then what they use, the broker last; then make sure."""
-        order = (("worker",), ("backend", "router"), ("broker",))
+        order = (("worker",), ("backend", "router", "sandboxes"), ("broker",))
         for roles in order:
             children = [child for child in self._children.values() if child.node.role in roles]
             self._stop_some(children, self._topology.timeouts.drain_s + 2.0)
@@ -189,6 +201,12 @@ class Supervisor:
                 status = client.status(2.0)
         except BrokerUnreachable:
             return names
+        self._providers = {
+            found["host"]: figure.removeprefix(PROVIDED)
+            for found in status["nodes"]
+            for figure in found["figures"]
+            if found["role"] == "sandboxes" and figure.startswith(PROVIDED)
+        }
         heard = {"broker", *(found["node"] for found in [*status["workers"], *status["nodes"]])}
         return names - heard
 

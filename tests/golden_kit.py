@@ -78,6 +78,8 @@ SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
     (m.Answered("trainer-0", "q-2", "done", "", (ANSWER[0],)), [ANSWER[1]]),
     (m.Announced("router", "policy_version", 7), []),
     (m.Asked("trainer-0", "q-2", (QUESTION[0],)), [QUESTION[1]]),
+    (m.Pins("sandboxes-0", "local", ("r-1", "r-2")), []),
+    (m.Unpinned("broker-1", ("r-2",)), []),
     (m.WorkerWelcome("broker-1", "ipc:///run/s/w-run-0-1", (("r-9", 1),)), []),
     (m.HeartbeatReply("broker-1", (("r-9", 1),)), []),
     (m.HelloAgain("broker-1"), []),

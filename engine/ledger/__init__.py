@@ -5,6 +5,7 @@ instructions. The states are the table in states.py. Reading order: states, inst
 queues, books, intake, dispatching, attempts, recovery, checks.
 """
 
+from collections.abc import Sequence
 from heapq import heappop
 
 from ..messages import (
@@ -143,6 +144,11 @@ class Ledger:
         """Return how many of a client's rollouts it has not acknowledged."""
         client = self._books.clients.get(client_id)
         return client.unacked if client else 0
+
+    def unpinned(self, host: str, rollout_ids: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some rollouts that are not pinned to a host, now or no more."""
+        pinned = self._books.pinned.get(host, {})
+        return tuple([name for name in rollout_ids if name not in pinned])
 
     def status(self, now: float) -> dict[str, object]:
         """Describe the books for people and tools; JSON-able."""

@@ -34,9 +34,11 @@ from .worker import (
     HelloAgain,
     NodeHello,
     Part,
+    Pins,
     ResultAck,
     StageResult,
     Stop,
+    Unpinned,
     Work,
     WorkerCredit,
     WorkerGoodbye,
@@ -75,8 +77,9 @@ FROM_NODE = (
     NodeHello,
     Answered,
     Announced,
+    Pins,
 )
-TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Problem)
+TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Unpinned, Problem)
 WORK = (Work, ResultAck)
 RESULTS = (StageResult,)
 EVENTS = (Boot, Stop, Announced)
@@ -110,6 +113,7 @@ __all__ = [
     "NodeHello",
     "Part",
     "Ping",
+    "Pins",
     "Pong",
     "Problem",
     "Refusal",
@@ -121,6 +125,7 @@ __all__ = [
     "StatusRequest",
     "Stop",
     "Submit",
+    "Unpinned",
     "Welcome",
     "Work",
     "WorkerCredit",

@@ -8,7 +8,7 @@ from ..typed import Count, Id, Length, Seconds, Text
 
 Range = tuple[Count, Count]
 AnswerCode = Literal["done", "refused", "no_node"]
-Role = Literal["worker", "router", "backend"]
+Role = Literal["worker", "router", "backend", "sandboxes"]
 ProblemCode = Literal["hello_first", "refused"]
 RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "draining", "hello_first"]
 

@@ -120,6 +120,25 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Pins:
+    """Ask which of these rollouts, whose sandboxes are on a host, are pinned there no more."""
+
+    kind: ClassVar[str] = "pins"
+    node: Annotated[Id, "the node's name in the topology"]
+    host: Annotated[Id, "the host it is on"]
+    rollouts: Annotated[tuple[Id, ...], "whose results are settled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpinned:
+    """Answer to pins: these rollouts are over, or begin again; their sandboxes are not needed."""
+
+    kind: ClassVar[str] = "unpinned"
+    broker_id: Annotated[Id, "fresh at every start of the broker"]
+    rollouts: Annotated[tuple[Id, ...], "those that are not pinned to that host"]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerWelcome:
     """Answer to worker_hello."""
 

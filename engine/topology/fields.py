@@ -6,6 +6,7 @@ Invariants: defaults are written as a user would write them and pass through the
 section's names are those of its record in `topology`.
 """
 
+from .sandbox_fields import SANDBOXES
 from .shapes import (
     Bytes,
     Choice,
@@ -428,7 +429,14 @@ TOPOLOGY = Section(
             (),
             "Backends may also be added while the router runs.",
         ),
+        Field(
+            "sandboxes",
+            One(SANDBOXES),
+            "Sandboxes. `{}` is with every default.",
+            None,
+            "Tasks that run nothing need none.",
+        ),
     ),
 )
 
-SECTIONS = (TOPOLOGY, HOST, BROKER, LIMITS, TIMEOUTS, STAGE, ROUTER, BACKEND)
+SECTIONS = (TOPOLOGY, HOST, BROKER, LIMITS, TIMEOUTS, STAGE, ROUTER, BACKEND, SANDBOXES)

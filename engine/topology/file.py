@@ -24,6 +24,7 @@ from .records import (
     Limits,
     Placement,
     RouterSpec,
+    SandboxSpec,
     Stage,
     Timeouts,
     Topology,
@@ -98,6 +99,7 @@ def _topology(values: Values, file: Path) -> Topology:
         stages=tuple(_stage(stage, home) for stage in values["stages"]),
         router=_router(values["router"], home),
         backends=tuple(_backend(backend, home) for backend in values["backends"]),
+        sandboxes=_sandboxes(values["sandboxes"], file),
         **{name: values[name] for name in ("name", "run_dir", "durability", "insecure")},
         log_level=values["log_level"],
     )
@@ -123,6 +125,13 @@ def _router(values: Values | None, home: str) -> RouterSpec | None:
 
 def _backend(values: Values, home: str) -> BackendSpec:
     return BackendSpec(**{**values, "host": values["host"] or home})
+
+
+def _sandboxes(values: Values | None, file: Path) -> SandboxSpec | None:
+    if values is None:
+        return None
+    images = {name: os.path.normpath(file.parent / path) for name, path in values["images"].items()}
+    return SandboxSpec(**{**values, "images": images})
 
 
 def _shown(section: Section, record: object, *, bytes_as_text: bool) -> dict[str, Any]:

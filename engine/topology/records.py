@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 Durability = Literal["none", "process", "power"]
-Role = Literal["broker", "router", "backend", "worker"]
+Role = Literal["broker", "router", "backend", "sandboxes", "worker"]
 Transport = Literal["ipc", "tcp"]
 
 BROKER_EDGES = ("front", "control", "results", "events")
@@ -128,6 +128,24 @@ class BackendSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """How sandboxes are made; the quantities are the most that a task may ask for.
+
+    `images` are absolute paths by name.
+    """
+
+    provider: str
+    unsafe: bool
+    pool: int
+    images: dict[str, str]
+    memory_bytes: int
+    disk_bytes: int
+    processes: int
+    cpu_s: float
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A process to start.
 
@@ -158,6 +176,7 @@ class Topology:
     stages: tuple[Stage, ...]
     router: RouterSpec | None
     backends: tuple[BackendSpec, ...]
+    sandboxes: SandboxSpec | None
     log_level: str
 
     @property
@@ -194,6 +213,10 @@ class Topology:
         if self.transport == "ipc":
             return f"ipc://{worker_socket(self.run_dir, node, boot)}"
         return f"tcp://{self._tcp_address(self.broker.host)}:*"
+
+    def sandbox_socket(self, host: str) -> Path:
+        """Return the Unix socket of the process that owns a host's sandboxes."""
+        return self.socket_dir / f"sandboxes-{host}"
 
     def nodes(self, host: str | None = None) -> tuple[Node, ...]:
         """Return the processes to start, on one host or on all, binding sides first.
@@ -244,6 +267,9 @@ class Topology:
         for backend in self.backends:
             hosts = [backend.host] * backend.count
             nodes += _numbered(backend.name, "backend", hosts)
+        if self.sandboxes is not None:
+            hosts = [each.host for stage in self.stages for each in stage.workers]
+            nodes += _numbered("sandboxes", "sandboxes", list(dict.fromkeys(hosts)))
         for stage in self.stages:
             hosts = [placed.host for placed in stage.workers for _ in range(placed.count)]
             nodes += _numbered(stage.name, "worker", hosts)

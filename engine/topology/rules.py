@@ -31,6 +31,8 @@ def apply_rules(values: Values, source: Source) -> None:
         _addresses_agree,
         _ports_are_apart,
         _socket_paths_fit,
+        _images_are_paths,
+        _plain_processes_are_asked_for,
     ):
         rule(values, source)
 
@@ -205,6 +207,20 @@ def _share_an_address(values: Values) -> bool:
 def _address(values: Values, host: str) -> str | None:
     address: str | None = (section(values, "hosts").get(host) or {}).get("address")
     return address
+
+
+def _images_are_paths(values: Values, source: Source) -> None:
+    images = section(values, "sandboxes").get("images") or {}
+    for name, path in images.items():
+        if not (isinstance(path, str) and path) or "\0" in path:
+            source.refuse(("sandboxes", "images", name), "expected the path of an image")
+
+
+def _plain_processes_are_asked_for(values: Values, source: Source) -> None:
+    sandboxes = section(values, "sandboxes")
+    if sandboxes.get("provider") == "process" and sandboxes.get("unsafe") is False:
+        message = "isolates nothing: it is allowed only with `unsafe: true`"
+        source.refuse(("sandboxes", "provider"), message)
 
 
 def _socket_paths_fit(values: Values, source: Source) -> None:

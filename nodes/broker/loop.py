@@ -33,6 +33,7 @@ from engine.messages import (
     NodeAnswer,
     NodeHello,
     Ping,
+    Pins,
     Pong,
     Problem,
     Refusal,
@@ -41,6 +42,7 @@ from engine.messages import (
     Status,
     StatusRequest,
     Submit,
+    Unpinned,
     WorkerHello,
 )
 from engine.sockets import Bounds, drain, send
@@ -233,6 +235,10 @@ class Loop:
         message, body = self._from_nodes.decode(frames[1:])
         if isinstance(message, NodeHello | Answered | Announced):
             self._from_other(route, message, body, now)
+            return
+        if isinstance(message, Pins):
+            over = self._ledger.unpinned(message.host, message.rollouts)
+            self._workers.send(route, encode(Unpinned(self._broker_id, over)))
             return
         worker_id = message.worker_id
         if worker_id.encode() != route:

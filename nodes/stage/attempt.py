@@ -21,6 +21,8 @@ from engine.messages.worker import AttemptStatus
 from engine.records import ITEM_BYTES, TRAJECTORY, Buffer, Failure, Task, Trajectory, Usage
 from engine.wire import Codec, array_buffer, encode, json_buffer, pack, read_body
 
+from ..sandboxes.contract import Owner, Sandbox, Spec
+from ..sandboxes.link import AttemptSandboxes, Link
 from ..tasks import Generation, Model, Output, Sampling
 from .handlers import Handler, is_async
 from .table import SlotTable, Watched
@@ -84,6 +86,7 @@ class AttemptContext:
     trajectory: Trajectory | None
     arrays: dict[str, npt.NDArray[Any]]
     model: Model
+    sandboxes: AttemptSandboxes
     turns: int = 0
     tokens: int = 0
     started_at: float = field(default_factory=time.monotonic)
@@ -93,13 +96,19 @@ class AttemptContext:
         self.turns += turns
         self.tokens += tokens
 
+    async def sandbox(self, spec: Spec | None = None) -> Sandbox:
+        """Start a sandbox, or return the pinned one. Raises: BoundaryError("sandbox")."""
+        return await self.sandboxes.open(spec)
+
     @property
     def usage(self) -> Usage:
         """What was spent so far."""
         return Usage(self.turns, self.tokens, time.monotonic() - self.started_at)
 
 
-def make_context(work: Work, body: list[Any], model: Sessions) -> AttemptContext:
+def make_context(
+    work: Work, body: list[Any], model: Sessions, sandboxes: AttemptSandboxes
+) -> AttemptContext:
     """Read the task and what earlier stages left; arrays are views on the frames.
 
     Raises: RemoteProtocolError if a frame does not parse; ValueError if token arrays do not fit.
@@ -116,6 +125,7 @@ def make_context(work: Work, body: list[Any], model: Sessions) -> AttemptContext
         trajectory=Trajectory(**parts) if parts else None,
         arrays=arrays,
         model=model,
+        sandboxes=sandboxes,
     )
 
 
@@ -131,7 +141,10 @@ class Attempt:
         slot: int,
         model: Inference | None,
         unpinnable: tuple[str, ...] = (),
+        link: Link | None = None,
     ) -> None:
+        owner = Owner(work.rollout_id, work.attempt, worker_id)
+        self.sandboxes = AttemptSandboxes(link, owner)
         self._unpinnable = unpinnable
         self._work = work
         self._worker_id = worker_id
@@ -153,15 +166,16 @@ class Attempt:
             ended = await self._end(body, find)
         finally:
             deadline.cancel()
+            self.sandboxes.give_back()
         await self._sessions.release_all()
         return self._with_aborted(ended)
 
     async def _end(self, body: list[Any], find: Callable[[str], Handler]) -> Ended:
         try:
-            context = make_context(self._work, body, self._sessions)
+            context = make_context(self._work, body, self._sessions, self.sandboxes)
             self._usage = lambda: context.usage
             output = await self._call(find(self._work.task_kind), context)
-            return self._done(output)
+            return await self._finished(output)
         except asyncio.CancelledError:
             if not self._is_late:
                 return self.cancelled()
@@ -182,6 +196,13 @@ class Attempt:
             return ended
         usage = replace(result.usage, tokens=result.usage.tokens + tokens)
         return replace(result, usage=usage), frames
+
+    async def _finished(self, output: Output) -> Ended:
+        """Return a handler's result, once what it pins is left to later stages."""
+        done = self._done(output)
+        if output.pinned and not output.final:
+            await self.sandboxes.pin()
+        return done
 
     def _expire(self) -> None:
         self._is_late = True

@@ -32,6 +32,7 @@ from engine.topology import Topology, load
 from engine.wire import Codec, encode
 
 from ..inference.client import LazyModel, connect
+from ..sandboxes.link import AttemptSandboxes, Link
 from .attempt import Attempt, Ended
 from .handlers import Handlers
 from .pipe import TO_HOST, AreYouThere, Connect, Drop, Here, PipeEnd
@@ -57,6 +58,7 @@ class Unsettled:
     slot: int
     frames: list[Any]
     sent_at: float
+    sandboxes: AttemptSandboxes
 
 
 class Host:
@@ -83,6 +85,7 @@ class Host:
         self._endpoint = ""
         self._work: Pump | None = None
         self._model: LazyModel | None = None
+        self._link: Link | None = None
         self._unwanted: OrderedDict[Held, None] = OrderedDict()  # stopped before they came
         self._over = asyncio.Event()
 
@@ -94,6 +97,9 @@ class Host:
         if self._topology.router is not None:
             stage = self._topology.stage(self._topology.node(self._node).spec)
             self._model = LazyModel(lambda: connect(self._topology, self._node, stage.timeout_s))
+        if self._topology.sandboxes is not None:
+            here = self._topology.node(self._node).host
+            self._link = Link(self._topology.sandbox_socket(here))
         results = open_socket(self._context, zmq.PUSH, self._bounds)
         results.connect(self._topology.endpoint("results"))
         self._results = Pump(results, lambda _: None, self._bounds)
@@ -111,6 +117,8 @@ class Host:
             await asyncio.wait(running, timeout=self._topology.timeouts.cancel_grace_s)
         if self._model is not None:
             await self._model.close()
+        if self._link is not None:
+            await self._link.close()
 
     def _from_guardian(self) -> None:
         for record in self._pipe.receive():
@@ -168,7 +176,8 @@ class Host:
         slot = self._free.pop()
         self._table.begin(slot, key, time.monotonic() + work.timeout_s)
         attempt = Attempt(
-            work, self._worker_id, self._node, self._table, slot, self._model, self._unpinnable
+            *(work, self._worker_id, self._node, self._table, slot),
+            *(self._model, self._unpinnable, self._link),
         )
         task = asyncio.create_task(self._serve(key, attempt, body, slot))
         self._running[key] = Running(task, attempt, slot)
@@ -190,7 +199,7 @@ class Host:
         del self._running[key]
         self._table.finish(slot)
         frames = attempt.frames(ended, self._bounds.message_bytes)
-        self._unsettled[key] = Unsettled(slot, frames, time.monotonic())
+        self._unsettled[key] = Unsettled(slot, frames, time.monotonic(), attempt.sandboxes)
         self._results.send(frames)
 
     def _drop(self, held: Iterable[Held]) -> None:
@@ -211,6 +220,7 @@ class Host:
         for key in held:
             found = self._unsettled.pop(key, None)
             if found is not None:
+                found.sandboxes.settle()
                 self._table.clear(found.slot)
                 self._free.append(found.slot)
 

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from engine.messages.worker import EarlyOutcome
 from engine.records import Task, Trajectory
 
+from ..sandboxes.contract import Sandbox, Spec
+
 FinishReason = Literal["stop", "length", "abort"]
 SENTINEL = -9999.0  # what vLLM writes where it has no log-probability
 
@@ -116,6 +118,18 @@ class Context(Protocol):
 
     def spent(self, *, turns: int = 0, tokens: int = 0) -> None:
         """Count what this attempt has used, for receipts and the summary."""
+        ...
+
+    async def sandbox(self, spec: Spec | None = None) -> Sandbox:
+        """Start a sandbox of this attempt's own; without a spec, return the one that was pinned.
+
+        It is stopped when the attempt ends, on every path, unless the output is pinned: then every
+        sandbox that the attempt has started stays until the rollout is over, and later stages get
+        the newest by a call without a spec. They find it as they left it: a stage that is tried
+        again does too.
+
+        Raises: BoundaryError("sandbox") if none can be started, or there is none any more.
+        """
         ...
 
 

@@ -73,10 +73,35 @@ def test_the_default_topology_loads_and_is_one_local_host_over_ipc() -> None:
         "broker",
         "router",
         "sim-0",
+        "sandboxes-0",
         "init-0",
         "run-0",
         "eval-0",
     ]
+
+
+SANDBOXES = MINIMAL + "sandboxes: "
+
+
+def test_images_are_found_beside_the_file_and_each_host_with_workers_has_a_keeper(
+    read: Read, tmp_path: Path
+) -> None:
+    topology = read(SANDBOXES + "{images: {base: images/base.sif, swe: /srv/swe}}")
+    assert topology.sandboxes is not None
+    assert topology.sandboxes.images == {
+        "base": str(tmp_path / "images" / "base.sif"),
+        "swe": "/srv/swe",
+    }
+    rich = read(RICH + "sandboxes: {}\n")
+    keepers = [(node.name, node.host) for node in rich.nodes() if node.role == "sandboxes"]
+    assert keepers == [("sandboxes-0", "sandboxes"), ("sandboxes-1", "trainer")]
+
+
+def test_plain_processes_and_images_that_are_no_paths_are_refused(problems: Problems) -> None:
+    [found] = problems(SANDBOXES + "{provider: process}")
+    assert found.endswith("isolates nothing: it is allowed only with `unsafe: true`")
+    [found] = problems(SANDBOXES + "{images: {base: 3}}")
+    assert found == "5: sandboxes.images.base: expected the path of an image"
 
 
 def test_a_minimal_file_gets_every_default(read: Read) -> None:

@@ -1,0 +1,217 @@
+"""Images built once: a cache by the content of what they are made of.
+
+Job: hash a definition with its arguments and files, build it with Apptainer, list, prune.
+Does not know: the command line, and what is in an image.
+Invariants: an image is in the cache whole or not at all, under the hash of everything that it was
+made from. Of several builds of one image at once, one builds and the others wait for it. What is in
+the cache is found without Apptainer and without a network.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from engine.errors import RollmqError
+from engine.typed import Mismatch, compile_decoder
+
+BUILD_S = 3600.0
+POLL_S = 0.1
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}")
+_FILES = re.compile(r"^%files\b[^\n]*\n((?:[^%\n][^\n]*\n|\n)*)", re.MULTILINE)
+_LOCAL = re.compile(r"^Bootstrap:\s*localimage\s*\nFrom:\s*(\S+)", re.MULTILINE | re.IGNORECASE)
+_ARGUMENT = re.compile(r"{{\s*([A-Za-z_][A-Za-z0-9_]*)\s*}}")
+_DEFAULTS = re.compile(r"^%arguments\b[^\n]*\n((?:[^%\n][^\n]*\n|\n)*)", re.MULTILINE)
+
+
+class ImageError(RollmqError):
+    """An image cannot be built; the message has what Apptainer said last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image in the cache. `built_at`: seconds since 1970; `seconds`: that its build took."""
+
+    name: str
+    digest: str
+    path: str
+    definition: str
+    size_bytes: int
+    built_at: float
+    seconds: float
+
+
+_DECODE = compile_decoder(Image)
+
+
+def cache_dir() -> Path:
+    """Return where images are kept: $ROLLMQ_IMAGES, or the user's cache directory."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("ROLLMQ_IMAGES") or home / "rollmq" / "images")
+
+
+def resolve(text: str, arguments: Mapping[str, str]) -> str:
+    """Return a definition with its arguments filled in.
+
+    Raises: ImageError if one has no value, or if a value is given that nothing asks for.
+    """
+    values = dict(_default_arguments(text)) | dict(arguments)
+    asked = set(_ARGUMENT.findall(text))
+    missing, unknown = asked - values.keys(), arguments.keys() - asked
+    if missing:
+        raise ImageError(f"give a value: {', '.join(f'--arg {name}=' for name in sorted(missing))}")
+    if unknown:
+        known = ", ".join(sorted(asked)) or "none"
+        raise ImageError(f"no argument {', '.join(sorted(unknown))}; there are: {known}")
+    return _ARGUMENT.sub(lambda match: values[match[1]], text)
+
+
+def _default_arguments(text: str) -> Iterator[tuple[str, str]]:
+    for section in _DEFAULTS.findall(text):
+        for line in section.splitlines():
+            name, equals, value = line.strip().partition("=")
+            if equals:
+                yield name.strip(), value.strip()
+
+
+def sources(text: str, place: Path) -> list[Path]:
+    """Return the files and directories of the host that a resolved definition is made from."""
+    found = [match for match in _LOCAL.findall(text) if "://" not in match]
+    for section in _FILES.findall(text):
+        found += [line.split()[0] for line in section.splitlines() if line.strip()]
+    return [place / each for each in found]
+
+
+def digest(text: str, files: list[Path]) -> str:
+    """Return the hash of a resolved definition and of everything in its files.
+
+    Raises: ImageError if a file is not there.
+    """
+    total = hashlib.sha256(text.encode())
+    for path in files:
+        if not path.exists():
+            raise ImageError(f"{path} is not there")
+        for each in [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]:
+            _add(total, each, each.relative_to(path.parent))
+    return total.hexdigest()[:16]
+
+
+def _add(total: "hashlib._Hash", path: Path, name: Path) -> None:
+    about = path.lstat()
+    total.update(b"\0" + os.fsencode(name) + f"\0{about.st_mode:o}\0".encode())
+    if stat.S_ISLNK(about.st_mode):
+        total.update(os.fsencode(path.readlink()))
+    elif stat.S_ISREG(about.st_mode):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+
+
+def build(
+    cache: Path, name: str, definition: Path, arguments: Mapping[str, str], *, fakeroot: bool
+) -> tuple[Image, bool]:
+    """Return an image and whether it was built now.
+
+    Paths in the definition and its arguments are relative to the working directory.
+
+    Raises: ImageError; OSError if the cache cannot be written.
+    """
+    if not NAME.fullmatch(name):
+        raise ImageError(f"{name!r} is no name for an image: a-z, 0-9, `.`, `_` and `-`")
+    text = resolve(definition.read_text(encoding="utf-8"), arguments)
+    key = digest(text, sources(text, Path.cwd()))
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / f"{name}-{key}.lock"):
+        found = _read(cache / f"{name}-{key}.json")
+        if found is not None:
+            return found, False
+        return _build(cache, name, key, definition, text, fakeroot=fakeroot), True
+
+
+def _build(
+    cache: Path, name: str, key: str, definition: Path, text: str, *, fakeroot: bool
+) -> Image:
+    program = shutil.which("apptainer")
+    if program is None:
+        raise ImageError("apptainer is not installed, and the image is not in the cache")
+    began, part = time.monotonic(), cache / f"{name}-{key}.part.sif"
+    resolved = cache / f"{name}-{key}.part.def"
+    resolved.write_text(text, encoding="utf-8")
+    options = ["--fakeroot"] if fakeroot else []
+    command = [program, "build", "--force", *options, str(part), str(resolved)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=BUILD_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ImageError(f"not built within {BUILD_S:g} s") from None
+    finally:
+        resolved.unlink()
+    if done.returncode:
+        part.unlink(missing_ok=True)
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-20:]
+        raise ImageError("apptainer build failed:\n  " + "\n  ".join(said))
+    path = cache / f"{name}-{key}.sif"
+    part.chmod(0o644)
+    part.replace(path)
+    image = Image(
+        *(name, key, str(path), definition.name, path.stat().st_size),
+        *(time.time(), time.monotonic() - began),
+    )
+    draft = cache / f"{name}-{key}.tmp"
+    draft.write_bytes(orjson.dumps(asdict(image)))
+    draft.replace(cache / f"{name}-{key}.json")
+    return image
+
+
+def listed(cache: Path) -> list[Image]:
+    """Return what is in a cache, by name, the newest first."""
+    found = [image for path in cache.glob("*.json") if (image := _read(path)) is not None]
+    return sorted(found, key=lambda image: (image.name, -image.built_at))
+
+
+def prune(cache: Path, keep: int) -> list[Image]:
+    """Remove all but the newest of each name; return what was removed. Raises: OSError."""
+    seen: dict[str, int] = {}
+    removed = []
+    for image in listed(cache):
+        seen[image.name] = seen.get(image.name, 0) + 1
+        if seen[image.name] > keep:
+            for ending in ("json", "sif", "lock"):
+                (cache / f"{image.name}-{image.digest}.{ending}").unlink(missing_ok=True)
+            removed.append(image)
+    return removed
+
+
+def _read(path: Path) -> Image | None:
+    try:
+        image: Image = _DECODE(orjson.loads(path.read_bytes()))
+    except (OSError, ValueError, Mismatch):
+        return None
+    return image if Path(image.path).exists() else None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of one image; whoever has it builds. Raises: ImageError after a deadline."""
+    deadline = time.monotonic() + BUILD_S
+    with path.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ImageError(f"another build holds {path} for {BUILD_S:g} s") from None
+                time.sleep(POLL_S)
+            else:
+                break
+        yield

@@ -1,0 +1,187 @@
+"""The programs that hold sandboxes up, each tied to this process by a pipe.
+
+Job: start such a program, as root in the name of a user without rights; end it; wait for its end.
+Does not know: which program it is, or what it mounts.
+Invariants: the first process inside reads a pipe whose other end is here alone: whatever ends this
+process ends the sandbox. Only process ids with their start times are killed.
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from engine.errors import BoundaryError
+
+from . import launch
+from .records import Record, kill
+
+START_S = 60.0
+END_S = 20.0
+POLL_S = 0.002
+IGNORE = "env --ignore-signal=CHLD"
+FIRST = (
+    *("/bin/sh", "-c"),
+    f"{IGNORE} true 2> /dev/null && exec {IGNORE} cat > /dev/null; exec cat > /dev/null",
+)
+"""What runs first inside: it waits for the end of its input, and lets the kernel bury orphans."""
+
+
+@dataclass(slots=True)
+class _Up:
+    process: asyncio.subprocess.Process
+    lifeline: int
+
+
+class Lifelines:
+    """The programs of one provider; `stage` is a directory for root's mounts."""
+
+    def __init__(self, stage: Path) -> None:
+        self._stage = stage
+        self._up: dict[str, _Up] = {}
+
+    async def spawn(
+        self,
+        record: Record,
+        command: list[str],
+        environment: dict[str, str],
+        sources: list[str],
+        over: dict[str, str],
+    ) -> asyncio.subprocess.Process:
+        """Start the program of a sandbox, its standard input the lifeline.
+
+        `@N` in the command stands for sources[N], which the sandbox's user may not reach by itself;
+        `over` are files of the host that the program shall see others in place of. Both matter
+        only to root. Raises: OSError.
+        """
+        if record.uid != os.getuid():
+            command = self._as_user(record.uid, command, sources, over)
+        else:
+            places = {f"@{number}": source for number, source in enumerate(sources)}
+            command = [places.get(word, word) for word in command]
+        end, lifeline = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=end,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                cwd="/",
+                env=environment,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(lifeline)
+            raise
+        finally:
+            os.close(end)
+        self._up[record.name] = _Up(process, lifeline)
+        return process
+
+    def _as_user(
+        self, uid: int, command: list[str], sources: list[str], over: dict[str, str]
+    ) -> list[str]:
+        self._stage.mkdir(mode=0o711, exist_ok=True)
+        asked = {"uid": uid, "stage": str(self._stage), "sources": sources, "over": over}
+        script = str(Path(launch.__file__).resolve())
+        return [sys.executable, "-I", "-S", script, orjson.dumps(asked).decode(), *command]
+
+    async def first(self, process: asyncio.subprocess.Process) -> int:
+        """Return the process id, here, of the first process inside, once it waits for its end.
+
+        Raises: BoundaryError("sandbox") with the program's last words if it ended before.
+        """
+        try:
+            async with asyncio.timeout(START_S):
+                while process.returncode is None:
+                    for pid in descendants(process.pid):
+                        if _is_first(pid):
+                            return pid
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            raise BoundaryError("sandbox", f"not started within {START_S:g} s") from None
+        assert process.stderr is not None
+        said = (await process.stderr.read(4000)).decode("utf-8", "replace").strip()
+        raise BoundaryError("sandbox", f"not started, status {process.returncode}: {said}")
+
+    async def end(self, record: Record) -> None:
+        """End a sandbox and its program, whoever started it.
+
+        Raises: BoundaryError("sandbox") if either is still there after a deadline.
+        """
+        up = self._up.pop(record.name, None)
+        if up is not None:
+            os.close(up.lifeline)
+        if record.pid:
+            await end_process(record.pid, record.started)
+        if up is None:
+            return
+        for patience_s in (END_S if record.pid else 1.0, END_S):
+            try:
+                await asyncio.wait_for(up.process.communicate(), patience_s)
+            except TimeoutError:
+                with suppress(ProcessLookupError):
+                    os.killpg(up.process.pid, 9)
+            else:
+                return
+        raise BoundaryError("sandbox", f"{record.name}: its program did not end by SIGKILL")
+
+    def close(self) -> None:
+        """Let go of every lifeline. Raises: OSError."""
+        for up in self._up.values():
+            os.close(up.lifeline)
+        self._up.clear()
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process's children and theirs."""
+    found = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text(encoding="ascii").split():
+                found += [int(child), *descendants(int(child))]
+    return found
+
+
+def _is_first(pid: int) -> bool:
+    """Whether it is the first of a process-id namespace, and runs what is to run there."""
+    with suppress(OSError, ValueError):
+        if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() != "cat":
+            return False
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        ids = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
+        return len(ids) > 2 and ids[-1] == "1"
+    return False
+
+
+async def end_process(pid: int, started: int) -> None:
+    """Kill the first process of a namespace and wait until the kernel has ended them all.
+
+    Raises: BoundaryError("sandbox") after a deadline.
+    """
+    handle = kill(pid, started)
+    if handle is None:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(handle, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), END_S)
+    except TimeoutError:
+        raise BoundaryError("sandbox", f"process {pid} did not end by SIGKILL") from None
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
+def program(name: str) -> str:
+    """Return a program's path. Raises: BoundaryError("sandbox"), without retry."""
+    found = shutil.which(name)
+    if found is None:
+        raise BoundaryError("sandbox", f"{name} is not installed", retry=False)
+    return found
