@@ -160,7 +160,7 @@ class Keeper:
                 done = self.book.pin(asked.name, link)
                 self._tell(link, Told(asked.number, error="" if done else "it is gone"))
             case "settle":
-                self.book.settle(asked.name, link, now)
+                self._end(self.book.settle(asked.name, link, now), "a later one is pinned")
             case "stop":
                 self._stop(asked, link)
 
@@ -190,7 +190,6 @@ class Keeper:
             self._tell(link, Told(asked.number, error="start needs spec and owner", retry=False))
             return
         spec = Spec(spec.image, clipped(spec.limits, self._most), spec.environment, spec.workdir)
-        self._end(self.book.earlier(owner), "its rollout begins again")
         record = self._warm(asked, spec, link)
         try:
             if record is None:
@@ -201,6 +200,7 @@ class Keeper:
             write_record(self._records, record)
         except (BoundaryError, OSError) as wrong:
             self.counts["failed"] += 1
+            self._end([record.name] if record else [], "it cannot be written down")
             retry = wrong.retry if isinstance(wrong, BoundaryError) else True
             self._tell(link, Told(asked.number, error=str(wrong) or "failed", retry=retry))
             return
