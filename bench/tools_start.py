@@ -77,7 +77,7 @@ async def at_once(maker: Maker, count: int = AT_ONCE) -> tuple[float, float]:
 @contextlib.asynccontextmanager
 async def keeping(maker: Maker, place: Path, pool: int) -> AsyncIterator[tuple[Keeper, Link]]:
     """Run a keeper with a pool, and a connection to it."""
-    keeper = Keeper(maker, place / "r", place / "b", SPEC.limits, pool, [""])
+    keeper = Keeper(maker, place / "r", place / "b", SPEC.limits, pool, [""], lambda _: maker)
     over = asyncio.Event()
     serving = asyncio.create_task(keeper.serve(place / "s" / "keeper", over, lambda: None))
     link = Link(place / "s" / "keeper")

@@ -29,7 +29,7 @@ from engine.topology import SandboxSpec, Topology, load
 from engine.wire import Codec, encode
 
 from ..presence import Presence
-from .choice import BASE, choose, make, most
+from .choice import BASE, Maker, choose, make, most
 from .keeper import Keeper
 from .places import base_dir, records_dir
 
@@ -94,7 +94,11 @@ def _keeper(topology: Topology, spec: SandboxSpec, host: str) -> tuple[Keeper, s
     images = sorted({"" if name == BASE else name for name in spec.images})
     if provider == "bubblewrap" or not images:
         images = sorted({"", *images})
-    return Keeper(maker, place, base, most(spec), spec.pool, images), provider
+
+    def other(name: str) -> Maker:
+        return make(name, spec, base, place)
+
+    return Keeper(maker, place, base, most(spec), spec.pool, images, other), provider
 
 
 def _lock(topology: Topology, name: str, patience_s: float) -> IO[bytes] | None:

@@ -150,7 +150,8 @@ class Sandbox(Protocol):
     def inside(self, argv: Sequence[str]) -> Argv:
         """Return the host's argv that runs `argv` inside on the caller's standard streams.
 
-        For `Popen`. It ends with the status of `argv`; killing it kills `argv`.
+        For `Popen`. It ends with the status of `argv`; killing it kills `argv`, and so does the end
+        of the thread that started it.
         """
         ...
 

@@ -268,9 +268,10 @@ def _say(sink: int, text: str) -> None:
 
 def foreground(target: Target, *, tty: bool) -> NoReturn:
     """Run a program on our own streams and end as it ends."""
-    _die_with(0)
+    parent = os.getppid()
     try:
         join(target)
+        _die_with(parent)  # not before: a change of user or of namespace undoes it
         if tty:
             _let_go_of_the_terminal()
         pid = start(target, tty=tty)
@@ -321,7 +322,7 @@ def _receive(requests: socket.socket) -> list[int]:
 
 
 def _serve_one(requests: socket.socket, descriptors: list[int]) -> NoReturn:
-    _die_with(0)
+    parent = os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request, *streams, last = descriptors
     control = socket.socket(fileno=last)
@@ -329,6 +330,7 @@ def _serve_one(requests: socket.socket, descriptors: list[int]) -> NoReturn:
     try:
         asked: Target = json.loads(os.pread(request, os.fstat(request).st_size, 0))
         join(asked)
+        _die_with(parent)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
         pid = start(asked, tty=False)

@@ -116,24 +116,26 @@ class Holdings:
         holding.state = "pinned"
         return True
 
-    def settle(self, name: str, link: int, now: float) -> None:
-        """Note that the broker knows of a pin, or has refused it."""
+    def settle(self, name: str, link: int, now: float) -> list[str]:
+        """Note that the broker knows of a pin, or has refused it; return what it replaces.
+
+        That is what earlier attempts of the rollout have pinned: nobody finds it any more.
+        """
         holding = self._book.get(name)
-        if holding is not None and holding.state == "pinned" and holding.link == link:
-            holding.known_at = now
+        if holding is None or holding.state != "pinned" or holding.link != link:
+            return []
+        holding.known_at = now
+        mine = holding.record
+        return [
+            each.record.name
+            for each in self._pinned()
+            if _rollout(each) == _rollout(holding) and _attempt(each.record) < _attempt(mine)
+        ]
 
     def find(self, rollout_id: str) -> Record | None:
         """Return the pinned sandbox of a rollout, the newest."""
         found = [each.record for each in self._pinned() if _rollout(each) == rollout_id]
         return max(found, key=_attempt, default=None)
-
-    def earlier(self, owner: Owner) -> list[str]:
-        """Return pinned ones of a rollout that starts again with a later attempt."""
-        return [
-            each.record.name
-            for each in self._pinned()
-            if _rollout(each) == owner.rollout_id and _attempt(each.record) < owner.attempt
-        ]
 
     def link_lost(self, link: int, known_at: float) -> list[str]:
         """Return what goes with a connection; its pins stay until the broker disowns them."""

@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import structlog
@@ -36,12 +37,23 @@ STOP_S = 20.0
 
 
 class Keeper:
-    """Serves one Unix socket."""
+    """Serves one Unix socket.
+
+    `other` returns the provider of a name: an earlier keeper may have used another one.
+    """
 
     def __init__(
-        self, maker: Maker, records: Path, base: Path, most: Limits, pool: int, images: list[str]
+        self,
+        maker: Maker,
+        records: Path,
+        base: Path,
+        most: Limits,
+        pool: int,
+        images: list[str],
+        other: Callable[[str], Maker],
     ) -> None:
         self._maker = maker
+        self._other = other
         self._records = records
         self._base = base
         self._most = most
@@ -49,7 +61,7 @@ class Keeper:
         keys = [key_of(Spec(image, usual)) for image in images] if pool else []
         self.book = Holdings(pool, keys)
         self._starting: list[Key] = []
-        self._ending: dict[str, Record] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._links = itertools.count(1)
@@ -75,9 +87,8 @@ class Keeper:
             self._end_record(record)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_S)
-        known = {record.name for record in self._ending.values()}
         for directory in self._base.glob("sb-*"):
-            if directory.name not in known:
+            if directory.name not in self._ending:
                 await asyncio.to_thread(remove_tree, directory)
 
     async def close(self) -> None:
@@ -149,9 +160,20 @@ class Keeper:
                 done = self.book.pin(asked.name, link)
                 self._tell(link, Told(asked.number, error="" if done else "it is gone"))
             case "settle":
-                self.book.settle(asked.name, link, now)
-            case "stop" if self.book.holds(asked.name, link):
-                self._end([asked.name], "")
+                self._end(self.book.settle(asked.name, link, now), "a later one is pinned")
+            case "stop":
+                self._stop(asked, link)
+
+    def _stop(self, asked: Asked, link: int) -> None:
+        if self.book.holds(asked.name, link):
+            self._end([asked.name], "")
+        ending = self._ending.get(asked.name)
+        if not asked.number:
+            return
+        if ending is None:
+            self._tell(link, Told(asked.number))
+        else:
+            ending.add_done_callback(lambda _: self._tell(link, Told(asked.number)))
 
     def _found(self, asked: Asked, link: int) -> None:
         assert asked.owner is not None
@@ -168,7 +190,6 @@ class Keeper:
             self._tell(link, Told(asked.number, error="start needs spec and owner", retry=False))
             return
         spec = Spec(spec.image, clipped(spec.limits, self._most), spec.environment, spec.workdir)
-        self._end(self.book.earlier(owner), "its rollout begins again")
         record = self._warm(asked, spec, link)
         try:
             if record is None:
@@ -179,6 +200,7 @@ class Keeper:
             write_record(self._records, record)
         except (BoundaryError, OSError) as wrong:
             self.counts["failed"] += 1
+            self._end([record.name] if record else [], "it cannot be written down")
             retry = wrong.retry if isinstance(wrong, BoundaryError) else True
             self._tell(link, Told(asked.number, error=str(wrong) or "failed", retry=retry))
             return
@@ -232,13 +254,13 @@ class Keeper:
                 self._end_record(record)
 
     def _end_record(self, record: Record) -> None:
-        self._ending[record.name] = record
-        self._task(self._remove(record), "end")
+        self._ending[record.name] = self._task(self._remove(record), "end")
 
     async def _remove(self, record: Record) -> None:
+        maker = self._maker if record.provider == self._maker.name else self._other(record.provider)
         while True:
             try:
-                await self._maker.remove(record)
+                await maker.remove(record)
             except (BoundaryError, OSError) as wrong:
                 log.warning("a sandbox does not end", sandbox=record.name, error=str(wrong))
                 await asyncio.sleep(AGAIN_S)
@@ -247,10 +269,11 @@ class Keeper:
                 del self._ending[record.name]
                 return
 
-    def _task(self, work: "asyncio._CoroutineLike[None]", name: str) -> None:
+    def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

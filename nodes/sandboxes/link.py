@@ -32,7 +32,7 @@ LINE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Host to keeper. `what` is start, find, pin, settle or stop; the last two have no answer."""
+    """Host to keeper. `what` is start, find, pin, settle or stop; number 0 asks for no answer."""
 
     number: int
     what: str
@@ -89,8 +89,12 @@ class Link:
         """Say that the result that pinned it is settled."""
         self._tell(Asked(0, "settle", name))
 
-    def stop(self, name: str) -> None:
-        """Give a sandbox back; the keeper ends it."""
+    async def stop(self, name: str) -> None:
+        """Give a sandbox back and wait until nothing is left of it. Raises: BoundaryError."""
+        await self._ask("stop", name=name)
+
+    def give_back(self, name: str) -> None:
+        """Give a sandbox back; the keeper ends it soon."""
         self._tell(Asked(0, "stop", name))
 
     async def close(self) -> None:
@@ -107,10 +111,7 @@ class Link:
         record = told.record
         assert record is not None
 
-        async def stop() -> None:
-            self.stop(record.name)
-
-        return Inside(record, self._entrance, stop)
+        return Inside(record, self._entrance, lambda: self.stop(record.name))
 
     async def _ask(self, what: str, **more: Any) -> Told:
         await self._connect()
@@ -169,7 +170,7 @@ class Link:
         elif told.number in self._unwanted:
             self._unwanted.discard(told.number)
             if told.record is not None:
-                self.stop(told.record.name)
+                self.give_back(told.record.name)
 
 
 class AttemptSandboxes:
@@ -210,5 +211,5 @@ class AttemptSandboxes:
         """End what was neither pinned nor given back."""
         for name in self._opened:
             assert self._link is not None
-            self._link.stop(name)
+            self._link.give_back(name)
         self._opened.clear()

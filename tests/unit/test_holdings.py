@@ -111,13 +111,26 @@ def test_later_stages_find_the_newest_pinned_one_and_no_other() -> None:
     assert book.find("other") is None
 
 
-def test_a_rollout_that_begins_again_gives_up_what_it_had_pinned() -> None:
+def test_a_later_pin_replaces_earlier_ones_once_it_is_settled() -> None:
+    book = Holdings(0, [])
+    for name, mine in (("a", owner(attempt=1)), ("b", owner(attempt=2)), ("c", owner("other"))):
+        held(book, name, mine)
+        assert book.pin(name, 1)
+    assert book.settle("c", 1, 0.0) == []
+    assert book.settle("a", 1, 0.0) == []
+    assert book.settle("b", 1, 0.0) == ["a"]
+
+
+def test_a_fresh_one_beside_a_pinned_one_leaves_it_alone() -> None:
     book = Holdings(0, [])
     held(book, "a", owner(attempt=1))
     book.pin("a", 1)
-    assert book.earlier(owner(attempt=1)) == []
-    assert book.earlier(owner("other", 2)) == []
-    assert book.earlier(owner(attempt=2)) == ["a"]
+    book.settle("a", 1, 0.0)
+    held(book, "b", owner(attempt=2), 2)
+    assert book.link_lost(2, 0.0) == ["b"]
+    found = book.find("r")
+    assert found is not None
+    assert found.name == "a"
 
 
 def test_a_life_is_counted_from_the_day_it_is_lent() -> None:
@@ -171,7 +184,6 @@ class Book(RuleBasedStateMachine):
     @rule(rollout=st.sampled_from("pqr"), attempt=st.integers(1, 4), link=st.sampled_from([1, 2]))
     def start(self, rollout: str, attempt: int, link: int) -> None:
         mine = Owner(rollout, attempt, f"w-{link}")
-        self.end(self.book.earlier(mine))
         if self.book.take(Spec(), mine, link, self.now) is None:
             self.book.hold(self.fresh(), Spec(), mine, link, self.now)
 
@@ -181,7 +193,7 @@ class Book(RuleBasedStateMachine):
         if names:
             name = data.draw(st.sampled_from(names))
             if self.book.pin(name, link) and settled:
-                self.book.settle(name, link, self.now)
+                self.end(self.book.settle(name, link, self.now))
 
     @rule(link=st.sampled_from([1, 2]))
     def lose(self, link: int) -> None:

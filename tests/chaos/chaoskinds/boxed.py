@@ -41,9 +41,13 @@ async def run(context: Context) -> Output:
 
 
 async def eval(context: Context) -> Output:  # noqa: A001 - the stage's name
-    """Reward a sandbox that was the same all along."""
+    """Reward a sandbox that was the same all along, and is beside a fresh one."""
     count(context)
     data = context.data["run"]
+    if context.task.payload.get("pinned", True):
+        fresh = await context.sandbox(Spec())
+        assert await fresh.list("/work") == []
+        assert (await context.sandbox()).name == context.data["init"]["sandbox"]
     return Output(reward=float(data["mark"] == context.rollout_id))
 
 
