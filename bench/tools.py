@@ -5,8 +5,9 @@
 Measured, in a running sandbox: `bash` and `ipython` by the tools themselves, from the call to the
 text for the model; editor operations. Beside them, in the same sandbox and in alternating rounds:
 the same shell behind tmux (send-keys, then capture-pane in a tight loop, with no sleep), a process
-in the sandbox for each command (the provider's own program, as `apptainer exec` would be used), and
-the kernel's own round trip (its sockets, the same messages, no tool). Starts: `bench.tools_start`.
+in the sandbox for each command (by the sandbox's own way in, faster than `apptainer exec`),
+and the kernel's own round trip (its sockets, the same messages, no tool). Starts:
+`bench.tools_start`.
 
 Not measured: the model, the bus, and commands that do something. The upstream paper reports 0.42 s
 an action, and 0.78 s with tmux, on machines of its own.

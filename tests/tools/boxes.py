@@ -10,10 +10,9 @@ import pytest
 from nodes.sandboxes.contract import Sandbox, Spec
 
 from ..plain_sandbox import PlainSandbox
-from ..sandbox_kit import OWNER, make_provider
+from ..sandbox_kit import OWNER, make_provider, need
 
-PROVIDERS = ("plain", "bubblewrap")
-everywhere = pytest.mark.parametrize("provider", PROVIDERS)
+PROVIDERS = ("plain", "bubblewrap", pytest.param("apptainer", marks=pytest.mark.apptainer))
 
 
 @asynccontextmanager
@@ -26,6 +25,7 @@ async def started(provider: str, spec: Spec | None = None) -> AsyncIterator[Sand
         finally:
             await box.stop()
         return
+    need(provider)
     with tempfile.TemporaryDirectory(prefix="rq", dir="/tmp") as place:
         maker = make_provider(provider, Path(place))
         sandbox = await maker.start(spec or Spec(), OWNER)

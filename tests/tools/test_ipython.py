@@ -15,6 +15,7 @@ from .boxes import PROVIDERS, started
 pytestmark = pytest.mark.timeout(300)
 LONG_S = 60.0
 SETTINGS = IPythonSettings(timeout_s=LONG_S, python=(sys.executable,))
+INSIDE = IPythonSettings(timeout_s=LONG_S)
 
 
 Answers = Callable[..., list[str]]
@@ -26,7 +27,8 @@ def answers(request: pytest.FixtureRequest) -> Answers:
 
     async def ask(codes: tuple[str, ...], timeout_s: float) -> list[str]:
         async with started(request.param) as box:
-            ipython = IPython(box, SETTINGS)
+            settings = SETTINGS if request.param == "plain" else INSIDE
+            ipython = IPython(box, settings)
             try:
                 return [await ipython.call(code, timeout_s) for code in codes]
             finally:
