@@ -147,8 +147,12 @@ class Shell:
         await self.close()
         self._forget()
         argv = self._sandbox.terminal(SHELL)
+        spawning = asyncio.ensure_future(asyncio.to_thread(PtyProcess.spawn, argv, echo=False))
         try:
-            process = await asyncio.to_thread(PtyProcess.spawn, argv, echo=False)
+            process = await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            spawning.add_done_callback(_discard)
+            raise
         except (OSError, ValueError) as wrong:
             raise BoundaryError("sandbox", f"no shell: {argv[0]}: {wrong}") from wrong
         self._process, self._fd, self._child = process, process.fd, Child(process.pid)
@@ -290,6 +294,15 @@ class Shell:
         except PermissionError:
             return False
         return True
+
+
+def _discard(spawned: "asyncio.Future[Any]") -> None:
+    """End a process that nobody waited for."""
+    if spawned.exception() is None:
+        process = spawned.result()
+        process.fileobj.close()
+        process.closed = True
+        Child(process.pid).signal(signal.SIGKILL, group=True)  # and is reaped by the loop
 
 
 def write_new(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """The tool `bash` over real shells: what every hostile command is answered with."""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 from engine.errors import BoundaryError
 from nodes.agent import ToolError
 from nodes.tools.bash import LOST, Bash, BashSettings
-from nodes.tools.shell import write_new
+from nodes.tools.shell import Shell, write_new
 
 from ..plain_sandbox import PlainSandbox
 from .boxes import PROVIDERS, started
@@ -263,3 +264,30 @@ def test_a_sandbox_without_a_shell_is_a_failure_of_the_infrastructure() -> None:
             await box.stop()
 
     asyncio.run(ask())
+
+
+def test_a_start_that_is_cancelled_leaves_no_process() -> None:
+    async def ask() -> None:
+        async with started("plain") as box:
+            shell = Shell(box)
+            starting = asyncio.ensure_future(shell.restart())
+            await asyncio.sleep(0)
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            await shell.restart()
+            assert (await shell.run("echo fine", LONG_S)).output == "fine\n"
+            assert shell._child is not None
+            mine = shell._child.pid
+            deadline = asyncio.get_running_loop().time() + LONG_S
+            while children() != {mine}:
+                assert asyncio.get_running_loop().time() < deadline, children()
+                await asyncio.sleep(0.01)
+            await shell.close()
+
+    asyncio.run(ask())
+
+
+def children() -> set[int]:
+    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {int(pid) for path in tasks for pid in path.read_text().split()}
