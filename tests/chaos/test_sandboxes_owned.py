@@ -136,6 +136,8 @@ def test_a_killed_keeper_takes_its_sandboxes_and_the_rollouts_are_told(place: Pa
         client.submit(boxes.task("0"))
         until(lambda: len(boxes.up()) == 1, "its sandbox")
         [before] = boxes.up()
+        counts = boxes.scene.counts
+        until(lambda: counts.exists() and "run" in counts.read_text(), "its pin and its run")
         hit(boxes.scene.node("sandboxes-0"), signal.SIGKILL)
         until(lambda: not is_alive(before.pid), "its end", 10.0)
         until(lambda: not Path(before.directory).exists(), "the sweep of the next keeper", 20.0)
