@@ -3,7 +3,15 @@
 import subprocess
 import sys
 
-BENCHES = ("bench.journal", "bench.broker", "bench.routing", "bench.tokens", "bench.failover")
+BENCHES = (
+    "bench.journal",
+    "bench.broker",
+    "bench.routing",
+    "bench.tokens",
+    "bench.failover",
+    "bench.tools",
+    "bench.stages",
+)
 
 for bench in BENCHES:
     print(f"== {bench}", flush=True)

@@ -2,7 +2,7 @@
 
     python -m bench.broker --seconds 10 --rounds 3 --json
 
-Measured: whole rollouts (three stages, 8,192 tokens, 64 in flight, one client) that reached the
+Measured: whole rollouts (three stages, 8,192 tokens, 256 in flight, one client) that reached the
 client and were checked, for rollmq with `durability: power` and `none` and for every reference, all
 in alternation on the same cores; then, for rollmq alone, the time from a free slot to the next
 start, the time to cancel 1,000 running rollouts, memory with 10,000 under way, and CPU at rest.

@@ -9,7 +9,10 @@ run. Then a fourth backend is added with `client.add_backend`: its share of the 
 placed, second by second, from the moment at which it is open.
 
 Not measured: a model. The simulator's latency is that of a formula, so throughput before and after
-says nothing about an inference server, only how soon the work goes on elsewhere. No reference runs.
+says nothing about an inference server, only how soon the work goes on elsewhere.
+
+With `--vllm-router PROGRAM` the same is done to vllm-router (bench/vllm_router.py), or its
+figures are null.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import vllm_router
 from bench.bus import ROOT
 from bench.measure import json_line, table, write_results
 from engine import Client, Rollout, Task, load
@@ -61,10 +65,14 @@ class Record:
     placed: list[tuple[float, int, int]] = field(default_factory=list)  # when, there, everywhere
 
 
+Seen = Record | vllm_router.Sessions
+
+
 def main() -> None:
     """Run the bench and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seconds", type=float, default=12.0, help="of each of the three parts")
+    parser.add_argument("--vllm-router", default="", help="the program, for the reference")
     parser.add_argument("--json", action="store_true", help="one line of JSON last")
     options = parser.parse_args()
     with running() as (path, supervisor):
@@ -76,6 +84,7 @@ def main() -> None:
         "fair_share": 1 / (BACKENDS + 1),
         "rollouts_per_s_before": statistics.median(rates_before(record)),
         "rollouts": len(record.ended),
+        **reference(options.vllm_router, options.seconds),
     }
     by_second = shares_by_second(record.placed)
     print(table(["figure", "value"], figures.items()))
@@ -83,6 +92,17 @@ def main() -> None:
     write_results("failover", {**figures, "new_backend_share_by_second": by_second})
     if options.json:
         print(json_line({**figures, "new_backend_share_by_second": by_second}))
+
+
+def reference(router: str, seconds: float) -> dict[str, float | None]:
+    """Return vllm-router's figures under the same load, or nothing where it is not."""
+    names = ("client_errors", "recovery_s", "new_backend_share")
+    if not router:
+        print("vllm-router: not measured, no --vllm-router")
+        return dict.fromkeys([f"vllm_router_{name}" for name in names])
+    seen = vllm_router.measure(router, BACKENDS, IN_FLIGHT, TURNS, seconds)
+    figures = (float(seen.errors), recovery_s(seen), share(seen.placed))
+    return {f"vllm_router_{name}": value for name, value in zip(names, figures, strict=True)}
 
 
 @contextmanager
@@ -176,19 +196,19 @@ def measure(path: Path, supervisor: Supervisor, seconds: float) -> Record:
     return scene.record
 
 
-def rates_before(record: Record) -> list[int]:
+def rates_before(record: Seen) -> list[int]:
     """Return the rollouts that ended in each whole window between warm-up and kill."""
     start = record.ended[0] + WARMUP_S
     windows = int((record.killed_at - start) / WINDOW_S)
     return [ended_in(record, start + n * WINDOW_S) for n in range(windows)]
 
 
-def ended_in(record: Record, start: float) -> int:
+def ended_in(record: Seen, start: float) -> int:
     """Count the rollouts that ended within a window."""
     return sum(start <= at < start + WINDOW_S for at in record.ended)
 
 
-def recovery_s(record: Record) -> float:
+def recovery_s(record: Seen) -> float:
     """Return the seconds from the kill to the first window that is as good as before.
 
     A window counts from its end: 1 s is the least that there is.

@@ -27,16 +27,19 @@ async def run(context: Context) -> Output:
     if "sleep_s" in payload:
         began = time.monotonic()
         try:
+            _note(payload.get("starts"))
             await asyncio.sleep(payload["sleep_s"])
         except asyncio.CancelledError:
-            _note_stop(payload["stops"])
+            _note(payload.get("stops"))
             raise
         return Output(data={"began": began, "ended": time.monotonic()})
     made = workload.run(context.arrays["prompt"], payload["tokens"])
     return Output(trajectory=Trajectory(made.token_ids, made.loss_mask, made.logprobs))
 
 
-def _note_stop(path: str) -> None:
+def _note(path: str | None) -> None:
+    if path is None:
+        return
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"{time.monotonic()}\n".encode())
     os.close(descriptor)

@@ -6,7 +6,7 @@ Measured on real topologies with `durability: power`; each function starts its o
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,10 @@ def cancel(rollouts: int = 1000) -> Cancel:
         Client(path, window=4096) as client,
         tempfile.TemporaryDirectory(dir=MEMORY) as folder,
     ):
-        stops = Path(folder) / "stops"
-        submit_waiting(client, rollouts, stops)
+        starts, stops = Path(folder) / "starts", Path(folder) / "stops"
+        starts.touch()
+        submit_waiting(client, rollouts, {"starts": str(starts), "stops": str(stops)})
+        _until(lambda: len(starts.read_bytes().splitlines()) == rollouts, "every handler to begin")
         began = time.monotonic()
         answer = client.cancel(everything=True)
         receipts_ms = (time.monotonic() - began) * 1e3
@@ -117,7 +119,7 @@ def in_flight(rollouts: int = 10_000) -> InFlight:
     with bus.topology("power", rollouts) as path, Client(path, window=4096) as client:
         before = client.status()["process"]["rss_bytes"]
         began = time.monotonic()
-        submit_waiting(client, rollouts, path.with_name("stops"))
+        submit_waiting(client, rollouts, {})
         took_s = time.monotonic() - began
         after = client.status()["process"]["rss_bytes"]
         client.cancel(everything=True)
@@ -139,18 +141,22 @@ def idle(seconds: float = 10.0) -> tuple[float, float]:
     return 100 * (broker_after - broker) / passed, 100 * (every_after - every) / passed
 
 
-def submit_waiting(client: Client, rollouts: int, stops: Path) -> None:
+def submit_waiting(client: Client, rollouts: int, notes: dict[str, str]) -> None:
     """Submit rollouts that wait for ever, and wait until all of them are in their run stage."""
     group = 100
     tasks = (
-        Task(f"wait-{n}", "bench.kinds", {"sleep_s": FOREVER_S, "stops": str(stops)})
+        Task(f"wait-{n}", "bench.kinds", {"sleep_s": FOREVER_S, **notes})
         for n in range(rollouts // group)
     )
     client.submit_all(tasks, group)
+    _until(lambda: running(client.status()) == rollouts, f"{rollouts} rollouts to run")
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 120
-    while running(client.status()) < rollouts:
+    while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not all of {rollouts} rollouts were running within 120 s")
+            raise TimeoutError(f"waited 120 s for {what}")
         time.sleep(0.1)
 
 

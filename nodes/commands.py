@@ -1,6 +1,7 @@
 """Commands of the rollmq program that know about tokens and tasks: `tasks` and `show`.
 
     rollmq tasks calculator --count 100 --seed 7 --out tasks.jsonl
+    rollmq tasks math --from problems.parquet --out tasks.jsonl
     rollmq tasks reasoning-gym --names gcd,lcm --count 100 --seed 7 --out tasks.jsonl
     rollmq show ROLLOUT --out DIR [--json] [--tokens N] [--color WHEN]
 
@@ -18,6 +19,8 @@ import orjson
 
 from engine.errors import RollmqError
 
+from .task_files import add_sources
+
 
 def tasks(arguments: Sequence[str]) -> int:
     """Write tasks as JSON lines; return the exit status."""
@@ -26,10 +29,11 @@ def tasks(arguments: Sequence[str]) -> int:
     sources = parser.add_subparsers(dest="source", required=True)
     _add_reasoning_gym(sources)
     _add_calculator(sources)
+    add_sources(sources)
     chosen = parser.parse_args(arguments)
     try:
         made = list(chosen.make(chosen))
-    except ValueError as wrong:
+    except (ValueError, RollmqError) as wrong:
         print(wrong, file=sys.stderr)  # noqa: T201 - a command's answer
         return 2
     chosen.out.write_bytes(b"".join(orjson.dumps(task) + b"\n" for task in made))

@@ -28,6 +28,7 @@ class Options:
     speed: Annotated[float, "divides every latency; 1 is of the order of one H100"] = 10.0
     seed: Annotated[int, "another one, other answers"] = 0
     script: Annotated[ScriptName, "who decides the text"] = "text"
+    demonstrations: Annotated[str, "a file of turns, as `rollmq tasks` writes it"] = ""
     context_tokens: Annotated[int, AtLeast(2), "prompt and completion together"] = 8192
     cache_tokens: Annotated[Count, "keys and values held, in use or not"] = 262_144
     block_tokens: Annotated[Positive, "what the cache counts in"] = 16

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import structlog
 import zmq
 
-from engine.errors import RollmqError
+from engine.errors import NodeFailed, RollmqError
 from engine.logs import configure
 from engine.process import die_with_parent
 from engine.topology import Topology, load
@@ -50,6 +50,7 @@ from ...tasks import FinishReason
 from ...tokens import load as load_tokens
 from ..link import Asked, Offer, Reset, RouterLink
 from .blocks import block_names
+from .demonstrations import Demonstrations, load_demonstrations
 from .faults import Fault, Faults
 from .options import read_options
 from .schedule import Request, Scheduler
@@ -84,7 +85,7 @@ class Simulator:
         self._link = RouterLink(self._context, topology, node, Offer(MODEL, spec.capacity))
         self._presence = Presence(self._context, topology, node, self._link.boot, "backend")
         chosen = self.options.script, load_tokens(), self.options.accuracy, self.options.seed
-        self._script = script(*chosen)
+        self._script = script(*chosen, _demonstrations(self.options.demonstrations))
         self._scheduler = Scheduler[Job](self.options.limits())
         self._loop = StepLoop(self._scheduler, self.options.times())
         self._updates = Updates(self._loop)
@@ -281,6 +282,14 @@ def read_prompt(message: Generate, body: list[Any], vocabulary: int) -> npt.NDAr
     if prompt.min() < 0 or prompt.max() >= vocabulary:
         raise ValueError(f"token IDs go from 0 to {vocabulary - 1}")
     return prompt
+
+
+def _demonstrations(path: str) -> Demonstrations:
+    try:
+        return load_demonstrations(path)
+    except (OSError, ValueError, KeyError, StopIteration) as wrong:
+        why = f"simulator options: demonstrations: {type(wrong).__name__}: {wrong}"
+        raise NodeFailed(why) from wrong
 
 
 def main(arguments: Arguments[str] | None = None) -> int:

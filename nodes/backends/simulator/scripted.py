@@ -1,6 +1,7 @@
 """What the simulator says: text written from the prompt's tokens alone, with log-probabilities.
 
-    text     solves the question if `solvers` can, and answers it rightly with probability
+    text     says what a demonstration of the conversation says (`demonstrations`); else
+             solves the question if `solvers` can, and answers it rightly with probability
              `accuracy`; where the system message offers a calculator, it calls it (`tool_calls`)
     filler   writes max_tokens tokens that mean nothing, for benches that decide all lengths
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from ...tasks import FinishReason
 from ...tokens import END, Tokens
+from .demonstrations import Demonstrations
 from .solvers import solve
 from .tool_calls import next_turn
 
@@ -68,13 +70,19 @@ class Script(Protocol):
         ...
 
 
-def script(name: str, tokens: Tokens, accuracy: float = 1.0, seed: int = 0) -> Script:
+def script(
+    name: str,
+    tokens: Tokens,
+    accuracy: float = 1.0,
+    seed: int = 0,
+    demonstrations: Demonstrations | None = None,
+) -> Script:
     """Return a script by its name.
 
     Raises: KeyError if there is none of that name.
     """
     scripts: dict[str, Script] = {
-        "text": TextScript(tokens, accuracy, seed),
+        "text": TextScript(tokens, accuracy, seed, demonstrations),
         "filler": FillerScript(tokens, seed),
     }
     return scripts[name]
@@ -101,8 +109,15 @@ class FillerScript:
 class TextScript:
     """Write text; right with probability `accuracy`."""
 
-    def __init__(self, tokens: Tokens, accuracy: float, seed: int = 0) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        accuracy: float,
+        seed: int = 0,
+        demonstrations: Demonstrations | None = None,
+    ) -> None:
         self._tokens = tokens
+        self._demonstrations = demonstrations or Demonstrations(())
         self._accuracy = accuracy
         self._seed = seed
 
@@ -120,7 +135,8 @@ class TextScript:
 
     def _text(self, prompt: str, chance: random.Random) -> str:
         is_right = chance.random() < self._accuracy
-        turn = next_turn(prompt, chance, is_right=is_right)
+        turn = self._demonstrations.next_turn(prompt, is_right=is_right)
+        turn = turn or next_turn(prompt, chance, is_right=is_right)
         if turn is not None:
             return turn
         questions = _TURN.findall(prompt)
