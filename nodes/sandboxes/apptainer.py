@@ -82,8 +82,8 @@ class Apptainer:
         command = [program("apptainer"), "--quiet", "exec", *OPTIONS, *network]
         command += ["--scratch", "/work", "--bind", f"{shared}:{SHARED}", "@0", *FIRST]
         own = {"PATH": HOST_PATH, "HOME": str(home), "APPTAINER_CONFIGDIR": str(home)}
-        process = await self._lifelines.spawn(record, command, own, [image], over)
-        pid = await self._lifelines.first(process)
+        await self._lifelines.spawn(record, command, own, [image], over)
+        pid = await self._lifelines.first(record.name)
         record = replace(record, pid=pid, started=start_time(pid))
         await _bound(record)
         return record

@@ -36,6 +36,7 @@ FILES = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
 KEPT_OUT = {"dev", "proc", "sys", "tmp", "work", "shared", "run"}
+HOST_BIN = str(Path(sys.prefix, "bin"))
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -54,7 +55,8 @@ class Bubblewrap:
     async def start(self, spec: Spec, owner: Owner | None) -> Inside:
         """Start a sandbox. Raises: BoundaryError("sandbox")."""
         prepare(self._base, self._records)
-        record = new_record(self.name, self._base, spec, owner)
+        own = spec.image or "" in self._images
+        record = new_record(self.name, self._base, spec, owner, HOST_BIN if not own else "")
         write_record(self._records, record)
         try:
             record = await self._up(record, spec)
@@ -70,8 +72,8 @@ class Bubblewrap:
         arguments = _arguments(image, spec, Path(record.directory))
         command, sources = _staged([program("bwrap"), *arguments, "--", *FIRST])
         path = {"PATH": PATH}
-        process = await self._lifelines.spawn(record, command, path, sources, {})
-        pid = await self._lifelines.first(process)
+        await self._lifelines.spawn(record, command, path, sources, {})
+        pid = await self._lifelines.first(record.name)
         return replace(record, pid=pid, started=start_time(pid))
 
     async def remove(self, record: Record) -> None:
@@ -86,12 +88,14 @@ class Bubblewrap:
         self._lifelines.close()
 
 
-def new_record(provider: str, base: Path, spec: Spec, owner: Owner | None) -> Record:
+def new_record(
+    provider: str, base: Path, spec: Spec, owner: Owner | None, before_path: str = ""
+) -> Record:
     """Return the record of a sandbox that is about to be started."""
     name = new_name()
     return Record(
         *(name, provider, spec.image, 0, 0, new_uid(), str(base / name), spec.workdir),
-        *(spec.limits, environment(spec)),
+        *(spec.limits, environment(spec, before_path)),
         owner=owner,
     )
 
@@ -118,7 +122,6 @@ def _arguments(image: str, spec: Spec, directory: Path) -> list[str]:
         *("--remount-ro", "/dev", *size, "--tmpfs", "/tmp", *size, "--tmpfs", "/work"),  # noqa: S108
         *(() if image else _interpreter()),
         *("--bind", str(directory / "shared"), SHARED, "--chdir", "/", "--remount-ro", "/"),
-        *(("--dir", spec.workdir) if spec.workdir.startswith("/work/") else ()),
     ]
 
 
@@ -177,9 +180,9 @@ def prepare(base: Path, records: Path) -> None:
             (etc / name).write_text(text, encoding="ascii")
 
 
-def environment(spec: Spec) -> dict[str, str]:
+def environment(spec: Spec, before_path: str = "") -> dict[str, str]:
     """Return the environment of every program inside: nothing of the host's."""
-    path = PATH if spec.image else f"{Path(sys.prefix, 'bin')}:{PATH}"
+    path = f"{before_path}:{PATH}" if before_path else PATH
     own = {"PATH": path, "HOME": "/work", "USER": "user", "LANG": "C.UTF-8", "TERM": "dumb"}
     return own | dict(spec.environment)
 

@@ -6,7 +6,8 @@ Invariants: what a program inside does is a result (`Finished`) and never an exc
 that cannot be started, entered or reached is a BoundaryError("sandbox") and never a result.
 
 **Who creates directories.** The provider makes `/work` and `/tmp`, empty and private to the
-sandbox, and the shared directory; `write` makes the parents of a file. Nobody else makes any.
+sandbox, and the shared directory; a program that starts in `Spec.workdir` finds it there; `write`
+makes the parents of a file. Nobody else makes any.
 
 **What a timeout does.** `exec` kills the whole process group that it started with SIGKILL, keeps
 what was written until then, and sets `timed_out`. Processes that left the group, and everything

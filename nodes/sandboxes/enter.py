@@ -196,6 +196,8 @@ def _become(request: Target) -> NoReturn:
     operation = request.get("operation", "exec")
     if operation != "exec":
         _on_file(operation, request["argv"][0], request)
+    if request["cwd"] == request["workdir"]:
+        os.makedirs(request["workdir"], exist_ok=True)  # noqa: PTH103
     os.chdir(request["cwd"])
     os.execvpe(request["argv"][0], request["argv"], request["environment"])  # noqa: S606
 

@@ -2,13 +2,17 @@
 
 Job: start such a program, as root in the name of a user without rights; end it; wait for its end.
 Does not know: which program it is, or what it mounts.
-Invariants: the first process inside reads a pipe whose other end is here alone: whatever ends this
-process ends the sandbox. Only process ids with their start times are killed.
+Invariants: the first process inside reads a socket whose other end is here alone: whatever ends
+this process ends the sandbox. A pipe would not do: programs inside could open it by /proc/1/fd and
+hold it open. What the program says is read all along. Only process ids with their start times are
+killed.
 """
 
 import asyncio
 import os
 import shutil
+import signal
+import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,10 +28,11 @@ from .records import Record, kill
 START_S = 60.0
 END_S = 20.0
 POLL_S = 0.002
+SAID_BYTES = 4000
 IGNORE = "env --ignore-signal=CHLD"
 FIRST = (
     *("/bin/sh", "-c"),
-    f"{IGNORE} true 2> /dev/null && exec {IGNORE} cat > /dev/null; exec cat > /dev/null",
+    f"exec > /dev/null 2> /dev/null; {IGNORE} true && exec {IGNORE} cat; exec cat",
 )
 """What runs first inside: it waits for the end of its input, and lets the kernel bury orphans."""
 
@@ -35,7 +40,9 @@ FIRST = (
 @dataclass(slots=True)
 class _Up:
     process: asyncio.subprocess.Process
-    lifeline: int
+    lifeline: socket.socket
+    reading: asyncio.Task[None]
+    said: bytearray
 
 
 class Lifelines:
@@ -52,7 +59,7 @@ class Lifelines:
         environment: dict[str, str],
         sources: list[str],
         over: dict[str, str],
-    ) -> asyncio.subprocess.Process:
+    ) -> None:
         """Start the program of a sandbox, its standard input the lifeline.
 
         `@N` in the command stands for sources[N], which the sandbox's user may not reach by itself;
@@ -64,11 +71,11 @@ class Lifelines:
         else:
             places = {f"@{number}": source for number, source in enumerate(sources)}
             command = [places.get(word, word) for word in command]
-        end, lifeline = os.pipe()
+        end, lifeline = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                stdin=end,
+                stdin=end.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 cwd="/",
@@ -76,12 +83,14 @@ class Lifelines:
                 start_new_session=True,
             )
         except BaseException:
-            os.close(lifeline)
+            lifeline.close()
             raise
         finally:
-            os.close(end)
-        self._up[record.name] = _Up(process, lifeline)
-        return process
+            end.close()
+        said = bytearray()
+        assert process.stderr is not None
+        reading = asyncio.create_task(_read(process.stderr, said))
+        self._up[record.name] = _Up(process, lifeline, reading, said)
 
     def _as_user(
         self, uid: int, command: list[str], sources: list[str], over: dict[str, str]
@@ -91,11 +100,13 @@ class Lifelines:
         script = str(Path(launch.__file__).resolve())
         return [sys.executable, "-I", "-S", script, orjson.dumps(asked).decode(), *command]
 
-    async def first(self, process: asyncio.subprocess.Process) -> int:
+    async def first(self, name: str) -> int:
         """Return the process id, here, of the first process inside, once it waits for its end.
 
         Raises: BoundaryError("sandbox") with the program's last words if it ended before.
         """
+        up = self._up[name]
+        process = up.process
         try:
             async with asyncio.timeout(START_S):
                 while process.returncode is None:
@@ -105,8 +116,8 @@ class Lifelines:
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             raise BoundaryError("sandbox", f"not started within {START_S:g} s") from None
-        assert process.stderr is not None
-        said = (await process.stderr.read(4000)).decode("utf-8", "replace").strip()
+        await asyncio.wait([up.reading], timeout=1.0)
+        said = up.said.decode("utf-8", "replace").strip()
         raise BoundaryError("sandbox", f"not started, status {process.returncode}: {said}")
 
     async def end(self, record: Record) -> None:
@@ -116,26 +127,33 @@ class Lifelines:
         """
         up = self._up.pop(record.name, None)
         if up is not None:
-            os.close(up.lifeline)
+            up.lifeline.close()
         if record.pid:
             await end_process(record.pid, record.started)
         if up is None:
             return
         for patience_s in (END_S if record.pid else 1.0, END_S):
             try:
-                await asyncio.wait_for(up.process.communicate(), patience_s)
+                await asyncio.wait_for(up.process.wait(), patience_s)
             except TimeoutError:
                 with suppress(ProcessLookupError):
-                    os.killpg(up.process.pid, 9)
+                    os.killpg(up.process.pid, signal.SIGKILL)
             else:
+                await asyncio.wait([up.reading], timeout=END_S)
                 return
         raise BoundaryError("sandbox", f"{record.name}: its program did not end by SIGKILL")
 
     def close(self) -> None:
         """Let go of every lifeline. Raises: OSError."""
         for up in self._up.values():
-            os.close(up.lifeline)
+            up.lifeline.close()
         self._up.clear()
+
+
+async def _read(stream: asyncio.StreamReader, said: bytearray) -> None:
+    """Read to the end and keep the beginning."""
+    while piece := await stream.read(4096):
+        said += piece[: SAID_BYTES - len(said)]
 
 
 def descendants(pid: int) -> list[int]:

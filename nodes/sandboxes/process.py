@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.errors import BoundaryError
 
-from .bubblewrap import environment
+from .bubblewrap import HOST_BIN, environment
 from .contract import Owner, Spec
 from .entrance import Entrance
 from .inside import Inside
@@ -44,15 +44,13 @@ class Process:
         places = {"HOME": str(directory / "work"), "TMPDIR": str(directory / "tmp")}
         record = Record(
             *(name, self.name, "", 0, 0, os.getuid(), str(directory), spec.workdir),
-            *(spec.limits, {**environment(spec), **places, **spec.environment}),
+            *(spec.limits, {**environment(spec, HOST_BIN), **places, **spec.environment}),
             owner=owner,
         )
         write_record(self._records, record)
         make_shared(directory, os.getuid())
         for each in ("work", "tmp"):
             (directory / each).mkdir(mode=0o700)
-        if spec.workdir.startswith("/work/"):
-            (directory / spec.workdir[1:]).mkdir(parents=True)
         return Inside(record, self._entrance, lambda: self.remove(record))
 
     async def remove(self, record: Record) -> None:

@@ -202,6 +202,28 @@ def test_what_is_no_regular_file_is_refused_at_once(play: Play, path: str) -> No
 
 
 @everywhere
+def test_programs_start_where_the_task_says(play: Play) -> None:
+    async def scene(sandbox: Sandbox) -> None:
+        await sandbox.write("here", b"x")
+        done = await sandbox.exec(["sh", "-c", "pwd; ls"], timeout_s=S)
+        where, what = done.stdout.splitlines()
+        assert where.endswith(b"/work/deep/down")
+        assert what == b"here"
+
+    play(scene, workdir="/work/deep/down")
+
+
+@isolated
+def test_nobody_inside_holds_on_to_what_the_sandbox_hangs_by(play: Play) -> None:
+    async def scene(sandbox: Sandbox) -> None:
+        for way in ("<", ">", "<>"):
+            done = await sandbox.exec(["sh", "-c", f": 3{way} /proc/1/fd/0"], timeout_s=S)
+            assert done.exit_code != 0, way
+
+    play(scene)
+
+
+@everywhere
 def test_the_shared_directory_is_seen_on_both_sides(play: Play) -> None:
     async def scene(sandbox: Sandbox) -> None:
         (sandbox.shared_dir / "from-host").write_bytes(b"hello")
