@@ -23,7 +23,7 @@ from .recorder import Record, recording
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 GROUP_SIZE, TASKS = 4, 8
-TOLERANCE = 5e-5  # float32, two implementations of one model; 6e-6 was measured
+TOLERANCE = 2e-4  # float32, two implementations of one model; up to 4e-5 was measured, by batch
 VOCABULARY = tokens.load()
 
 
