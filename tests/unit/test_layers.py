@@ -25,6 +25,7 @@ LAYERS = (
     {"protocol_doc"},
     {"journal"},
     {"client"},
+    {"adapters"},
     {"supervisor"},
     {"summary", "output", "backends"},
     {"display"},
