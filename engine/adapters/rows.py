@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ClientError
 from ..records import Rollout, Trajectory
 
 Segments = Literal["last", "all"]
@@ -65,6 +66,18 @@ def rows(rollout: Rollout, segments: Segments = "last") -> tuple[Row, ...]:
 def left_out(groups: Iterable[Iterable[Rollout]]) -> tuple[str, ...]:
     """Return the ids of the rollouts that have no rows, in order."""
     return tuple(each.rollout_id for group in groups for each in group if not rows(each))
+
+
+def nothing_trainable(rollouts: Iterable[Rollout]) -> ClientError:
+    """Return the error for a batch of which nothing is left, with the first cause."""
+    lost = list(rollouts)
+    causes = (
+        f"{each.rollout_id} {each.outcome}: {failure.error}: {failure.message}"
+        for each in lost
+        for failure in each.failures[-1:]
+    )
+    why = next(causes, "none of them failed")
+    return ClientError(f"nothing to train on in {len(lost)} rollouts; {why}")
 
 
 def _row(rollout: Rollout, reward: float, whole: Trajectory, start: int, end: int) -> Row:

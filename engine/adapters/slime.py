@@ -57,6 +57,8 @@ def samples(
         slime then normalizes rewards over the whole batch unless told how
         (`--custom-reward-post-process-path`).
     first_group, first_sample: where `group_index` and `index` go on from the batch before.
+
+    Raises: ValueError as `rows`.
     """
     made: list[list[dict[str, Any]]] = []
     missing = []

@@ -29,7 +29,7 @@ from uuid import uuid4
 from ..client import Client
 from ..errors import ClientError
 from ..records import Rollout, Task
-from .rows import Row, rows
+from .rows import Row, nothing_trainable, rows
 
 Columns = dict[str, list[Any]]
 Source = Callable[[Sequence[Any]], list[Rollout]]
@@ -177,7 +177,7 @@ def columns(rollouts: Sequence[Rollout]) -> Columns:
     found = [next(iter(rows(each)), None) for each in rollouts]
     filler = next((row for row in found if row is not None), None)
     if filler is None:
-        raise ClientError(f"nothing to train on: {_why(rollouts)}")
+        raise nothing_trainable(rollouts)
     filled = [_row(row) if row is not None else _masked(filler) for row in found]
     made = {name: [each[name] for each in filled] for name in filled[0]}
     return made | {
@@ -206,15 +206,6 @@ def _masked(row: Row) -> Mapping[str, Any]:
         "rollmq_reward": None,
         "rollmq_version": None,
     }
-
-
-def _why(rollouts: Sequence[Rollout]) -> str:
-    causes = [
-        f"{each.rollout_id} {each.outcome}: {failure.error}: {failure.message}"
-        for each in rollouts
-        for failure in each.failures[-1:]
-    ]
-    return f"{len(rollouts)} rollouts without a reward or tokens; {'; '.join(causes[:1])}"
 
 
 def _neighbours(tasks: Sequence[Task]) -> list[tuple[Task, int]]:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..records import Rollout
-from .rows import Row, Segments, left_out, rows
+from .rows import Row, Segments, left_out, nothing_trainable, rows
 
 Array = npt.NDArray[Any]
 
@@ -35,9 +35,9 @@ class Batch:
     tensors: prompts int64 [n, P], left-padded; responses int64 [n, R], right-padded; input_ids,
         attention_mask and position_ids int64 [n, P + R]; response_mask int64 [n, R];
         rollout_log_probs and rm_scores float32 [n, R].
-    non_tensors: object or integer [n]: uid (the group), rollout_id, task_id, outcome,
-        `__num_turns__` int32, min_global_steps and max_global_steps (policy versions, or None), and
-        each part of the reward by its name.
+    non_tensors: [n] each: uid (the group), rollout_id, task_id and outcome, str; `__num_turns__`
+        int32; min_global_steps and max_global_steps, the policy versions, int or None; each part of
+        the reward by its name, float64, NaN where a rollout has no such part.
     meta_info: `reward_extra_keys`: the names of those parts.
     left_out: ids of the rollouts that are not trainable; they have no row.
     """
@@ -76,12 +76,12 @@ def batch(
     segments: `all` gives a rollout with several segments as many rows, each with its reward; means
         over a `uid` then count it as often.
 
-    Raises: ValueError if nothing is trainable, or a row is too long.
+    Raises: ClientError if nothing is trainable; ValueError if a row is too long, or as `rows`.
     """
     members = [list(group) for group in groups]
     found = [row for group in members for each in group for row in rows(each, segments)]
     if not found:
-        raise ValueError(f"nothing to train on in {sum(map(len, members))} rollouts")
+        raise nothing_trainable(each for group in members for each in group)
     width = prompt_length or max(len(row.prompt_ids) for row in found)
     length = response_length or max(len(row.response_ids) for row in found)
     _refuse_longer(found, width, None if cut else length)
@@ -145,7 +145,10 @@ def _non_tensors(found: list[Row]) -> dict[str, Array]:
 
 
 def _parts(found: list[Row], names: list[str]) -> dict[str, Array]:
-    return {name: _objects([row.rollout.rewards.get(name) for row in found]) for name in names}
+    return {
+        name: np.array([row.rollout.rewards.get(name, np.nan) for row in found], dtype=np.float64)
+        for name in names
+    }
 
 
 def _turns(row: Row) -> int:
