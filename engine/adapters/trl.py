@@ -215,13 +215,14 @@ def _neighbours(tasks: Sequence[Task]) -> list[tuple[Task, int]]:
 
 
 def _roll_out(client: Client, wanted: Sequence[tuple[Task, int]]) -> list[Rollout]:
-    """Roll out groups of these sizes; return their members in this order."""
+    """Roll out groups of these sizes; return their members in this order, within a group by id."""
     names = [f"{task.task_id}-{uuid4().hex[:12]}" for task, _ in wanted]
     found: dict[str, list[Rollout]] = {name: [] for name in names}
     numbered = zip(names, wanted, strict=True)
     for size, alike in itertools.groupby(numbered, key=lambda each: each[1][1]):
         _run(client, {name: task for name, (task, _) in alike}, size, found)
-    return [rollout for name in names for rollout in found[name]]
+    members = (sorted(found[name], key=lambda each: each.rollout_id) for name in names)
+    return list(itertools.chain.from_iterable(members))
 
 
 def _run(
