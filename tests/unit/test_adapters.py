@@ -1,4 +1,4 @@
-"""Rollouts in the forms of TRL, verl and slime; the real classes are in tests/trl."""
+"""Rollouts in the forms of TRL, verl and slime; the real classes are in tests/trainers."""
 
 import ast
 import subprocess

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.output import write_rollout
+
+from ..rollout_kit import failed, member
 from .kit import python
 
 pytestmark = [pytest.mark.trl, pytest.mark.timeout(1200)]
@@ -15,12 +18,24 @@ AGENT_LOOP = {  # what `AgentLoopWorker._postprocess` puts into its batch, of te
     *("prompts", "responses", "response_mask", "input_ids", "attention_mask", "position_ids"),
     *("rollout_log_probs", "rm_scores"),
 }
+TURNS = ((0, (1, 2, 3)), (1, (4, 5)), (0, (6, 7)), (1, (8,)), (0, (9,)))
+ROLLOUTS = (
+    member("a-0", "a", TURNS, reward=1.0, rewards={"exact": 1.0}),
+    member("a-1", "a", reward=0.0, rewards={"exact": 0.0}),
+    failed("b-0", "b"),
+    member("b-1", "b", reward=0.5),
+    member("b-2", "b", reward=0.0),
+)
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    file = tmp_path_factory.mktemp("verl") / "found.json"
-    python(Path(__file__).with_name("reference_verl.py"), file)
+    directory = tmp_path_factory.mktemp("verl")
+    rollouts, file = directory / "rollouts.jsonl", directory / "found.json"
+    with rollouts.open("wb") as out:
+        for each in ROLLOUTS:
+            write_rollout(out, each)
+    python(Path(__file__).with_name("reference_verl.py"), rollouts, file)
     answer: dict[str, Any] = json.loads(file.read_text())
     return answer
 

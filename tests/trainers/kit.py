@@ -1,4 +1,4 @@
-"""Runs tests/trl/train.py in the environment that `make trl` makes."""
+"""Runs tests/trainers/train.py in the environment that `make trl` makes."""
 
 import json
 import os
@@ -17,14 +17,14 @@ TRAIN_S = 600.0
 def python(script: Path, *arguments: Path) -> None:
     """Run a script; what it said is in the error if it fails."""
     assert PYTHON.exists(), "there is no .venv-trl: run `make trl`"
-    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
     ran = subprocess.run(
         [str(PYTHON), str(script), *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
         timeout=TRAIN_S,
-        env={**os.environ, **settings, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, **settings, "PYTHONPATH": str(ROOT)},
     )
     assert ran.returncode == 0, f"{ran.stdout[-2000:]}\n{ran.stderr[-6000:]}"
 
@@ -32,7 +32,7 @@ def python(script: Path, *arguments: Path) -> None:
 def train(
     directory: Path, topology: Path, model: Path, tasks: Sequence[Task], **settings: Any
 ) -> dict[str, Any]:
-    """Train for some steps; return what tests/trl/train.py wrote down."""
+    """Train for some steps; return what tests/trainers/train.py wrote down."""
     given = {
         "topology": str(topology),
         "model": str(model),

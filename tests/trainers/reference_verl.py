@@ -1,8 +1,9 @@
 """What verl's own code makes of a batch of rollmq's; runs in the environment of `make trl`.
 
-python reference_verl.py FOUND.json
+python reference_verl.py ROLLOUTS.jsonl FOUND.json
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -14,20 +15,14 @@ from verl.trainer.ppo.reward import extract_reward
 from verl.utils.model import compute_position_id_with_mask
 
 from engine.adapters import verl
-from tests.rollout_kit import failed, member
-
-TURNS = ((0, (1, 2, 3)), (1, (4, 5)), (0, (6, 7)), (1, (8,)), (0, (9,)))
-GROUPS = [
-    [
-        member("a-0", "a", TURNS, reward=1.0, rewards={"exact": 1.0}),
-        member("a-1", "a", reward=0.0, rewards={"exact": 0.0}),
-    ],
-    [failed("b-0", "b"), member("b-1", "b", reward=0.5), member("b-2", "b", reward=0.0)],
-]
+from engine.output import read_rollouts
 
 
 def main() -> None:
-    made = verl.batch(GROUPS, prompt_length=5, response_length=7, pad_token_id=0)
+    alike = itertools.groupby(read_rollouts(Path(sys.argv[1])), key=lambda each: each.group_id)
+    made = verl.batch(
+        [list(group) for _, group in alike], prompt_length=5, response_length=7, pad_token_id=0
+    )
     data = made.data_proto()
     halves = data.chunk(2)
     again = DataProto.concat(halves)
@@ -54,7 +49,7 @@ def main() -> None:
         "mask": data.batch["response_mask"].tolist(),
         "left_out": made.left_out,
     }
-    Path(sys.argv[1]).write_text(json.dumps(found))
+    Path(sys.argv[2]).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
