@@ -4,10 +4,9 @@ import engine
 
 PUBLIC = """
 AsyncClient BackendState Batch BoundaryError BrokerUnreachable Client ClientError Failure
-FilterError Full
-JournalError LedgerError LocalProtocolError NodeFailed NodeRefused ProtocolError Published Receipt
-Refused RemoteProtocolError Replaced RollmqError Rollout SourceFailed StageTiming StateLost Task Topology
-TopologyError Trajectory Usage load
+FilterError Full JournalError LedgerError LocalProtocolError NodeFailed NodeRefused ProtocolError
+Published Receipt Refused RemoteProtocolError Replaced RollmqError Rollout SourceFailed StageTiming
+StateLost Task Topology TopologyError Trajectory Usage load
 """
 
 
