@@ -3,7 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from ..records import Buffer, Failure, Outcome, Receipt, StageTiming
-from ..typed import Count, Id, Length, Record, Seconds, Text
+from ..typed import Count, Id, Int64, Length, Record, Seconds, Text
 
 Range = tuple[Count, Count]
 AnswerCode = Literal["done", "refused", "no_node"]
@@ -35,7 +35,7 @@ class Submit(Record, frozen=True):
     ]
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "exactly one, named `task`"]
     group_size: Annotated[Count, "the group's rollouts over all its submits; 0 for just these"] = 0
-    priority: Annotated[int, "higher goes first among this client's rollouts"] = 0
+    priority: Annotated[Int64, "higher goes first among this client's rollouts"] = 0
 
 
 class Ack(Record, frozen=True):

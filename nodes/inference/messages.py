@@ -11,7 +11,7 @@ has a name that the engine uses.
 from typing import Annotated, ClassVar, Literal
 
 from engine.records import Buffer
-from engine.typed import AtLeast, Count, Id, Length, Record, Seconds, Text
+from engine.typed import AtLeast, Count, Id, Int64, Length, Record, Seconds, Text
 
 from ..tasks import FinishReason
 
@@ -34,7 +34,7 @@ class Generate(Record, frozen=True):
     top_p: Annotated[float, "nucleus; 1 keeps every token"] = 1.0
     top_k: Annotated[Count, "0 keeps every token"] = 0
     stop_token_ids: Annotated[tuple[Count, ...], "end the completion, and are part of it"] = ()
-    seed: Annotated[int | None, "makes sampling repeatable where the backend can"] = None
+    seed: Annotated[Int64 | None, "makes sampling repeatable where the backend can"] = None
     cache_salt: Annotated[
         str, Length(0, 200), "set by the router: prefixes of other salts miss"
     ] = ""
