@@ -30,6 +30,7 @@ from .records import (
     Trajectory,
 )
 from .typed import Count, Id, Length, Mismatch, Seconds, Text, compile_decoder
+from .wire import write_json
 
 FILE_NAME = "trajectories.jsonl"
 
@@ -80,7 +81,7 @@ def write_rollout(file: IO[bytes], rollout: Rollout) -> None:
         arrays |= {name: getattr(rollout.trajectory, name) for name in TRAJECTORY}
     row["data"] = rollout.data
     row["arrays"] = {name: _pack(array) for name, array in arrays.items()}
-    file.write(orjson.dumps(row) + b"\n")
+    file.write(write_json(row) + b"\n")
 
 
 def read_rollouts(path: Path) -> Iterator[Rollout]:

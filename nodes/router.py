@@ -16,11 +16,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import structlog
 import zmq
+from msgspec.structs import replace
 
 from engine.errors import LocalProtocolError, RemoteProtocolError, RollmqError
 from engine.logs import configure

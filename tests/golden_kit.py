@@ -16,7 +16,7 @@ import orjson
 from engine import messages as m
 from engine.records import Buffer, Failure, Receipt, StageTiming, Usage
 from engine.sampling import BatchReport, Sealed, Spec, Tally
-from engine.wire import encode
+from engine.wire import encode, write_json
 
 DIRECTORY = Path(__file__).parent / "golden"
 
@@ -131,7 +131,7 @@ def golden(record: Any, body: list[bytes]) -> dict[str, Any]:
     first, header, *frames = encode(record, body)
     return {
         "kind": record.kind,
-        "record": orjson.loads(orjson.dumps(record)),
+        "record": orjson.loads(write_json(record)),
         "frames": [first.decode(), header.decode(), *(bytes(frame).hex() for frame in frames)],
     }
 

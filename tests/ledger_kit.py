@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import orjson
+from msgspec.structs import replace
 
 from engine.ledger import (
     ENTRIES,
@@ -39,6 +39,7 @@ from engine.messages import (
     WorkerLost,
 )
 from engine.records import Buffer, Failure
+from engine.wire import write_json
 
 from .promises import Promises
 
@@ -97,11 +98,11 @@ class MemoryJournal:
         recovery = Recovery(rules, broker_id, now)
         for change in self.changes:
             if isinstance(change, KeepValue):
-                recovery.value(change.key, orjson.loads(orjson.dumps(change.value)))
+                recovery.value(change.key, orjson.loads(write_json(change.value)))
         for change in self.changes:
             if isinstance(change, Keep):
                 decode = ENTRIES[type(change.entry).__name__]
-                recovery.entry(change.order, decode(orjson.loads(orjson.dumps(change.entry))))
+                recovery.entry(change.order, decode(orjson.loads(write_json(change.entry))))
         recovery.finish()
         return Ledger.recovered(recovery)
 

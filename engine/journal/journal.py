@@ -14,11 +14,12 @@ After a crash a body whose release was still queued is back; so is an entry whos
 """
 
 import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from isal.isal_zlib import crc32
 
 from ..errors import JournalError
 from .segments import Ballast, Cursor, Location, Segments
@@ -172,7 +173,7 @@ class Journal:
             length, crc = 0, 0
             for frame in frames:
                 length += frame.nbytes
-                crc = zlib.crc32(frame, crc)
+                crc = crc32(frame, crc)
             location = self._cursor.place(length, crc)
             self._unwritten[location.place] = frames
         position = self._next()

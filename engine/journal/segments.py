@@ -19,11 +19,12 @@ journal's statistics shows what that costs.
 
 import errno
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from isal.isal_zlib import crc32
 
 from ..errors import DiskFull, JournalError
 
@@ -282,7 +283,7 @@ class Segments:
                 data = os.pread(file, location.length, location.offset)
             finally:
                 os.close(file)
-        if len(data) != location.length or zlib.crc32(data) != location.crc:
+        if len(data) != location.length or crc32(data) != location.crc:
             place = f"{path}: offset {location.offset}"
             raise JournalError(f"{place}: {location.length} bytes differ from what was written")
         return memoryview(data)

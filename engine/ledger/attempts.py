@@ -7,7 +7,7 @@ worker's own bus side saw whose code was running. Where nobody saw, rollouts tha
 such ends run alone from then on, so that one which kills its workers convicts itself and no other.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from ..messages import (
     Heartbeat,

@@ -4,16 +4,17 @@ In: events, with the time. Out: instructions, which the broker's shell carries o
 everything that the ledger knew when it gave them is durable (`Keep` first, answers after).
 """
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from ..messages import Message, Result
 from ..messages.worker import EarlyOutcome
 from ..records import Failure, StageTiming
+from ..typed import Record
 
 
-@dataclass(frozen=True, slots=True)
-class FromTrainer:
+class FromTrainer(Struct, frozen=True):
     """A trainer said something; `body_bytes` is the size of its body frames."""
 
     client_id: str
@@ -21,23 +22,20 @@ class FromTrainer:
     body_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FromWorker:
+class FromWorker(Struct, frozen=True):
     """A worker said something."""
 
     message: Any
     body_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TrainerGone:
+class TrainerGone(Struct, frozen=True):
     """A trainer's connection has ended; its results wait."""
 
     client_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time has passed: look at leases, delays and retention.
 
     stood_still: the broker itself did, or its disk does: work may not have left, and heartbeats may
@@ -47,8 +45,7 @@ class Tick:
     stood_still: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NewPolicy:
+class NewPolicy(Struct, frozen=True):
     """The inference backends have new weights."""
 
     version: int
@@ -57,8 +54,7 @@ class NewPolicy:
 Event = FromTrainer | FromWorker | TrainerGone | Tick | NewPolicy
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(Struct, frozen=True):
     """Journal an entry under `order`; `body` says that the event's body frames belong to it."""
 
     order: int
@@ -66,38 +62,33 @@ class Keep:
     body: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class KeepValue:
+class KeepValue(Struct, frozen=True):
     """Journal a small value under a key, replacing the one before; None is as good as none."""
 
     key: str
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class FreeBody:
+class FreeBody(Struct, frozen=True):
     """The bodies kept under `order` are no longer needed."""
 
     order: int
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(Struct, frozen=True):
     """Remove every entry under these orders."""
 
     orders: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Struct, frozen=True):
     """Send a message to a trainer."""
 
     client_id: str
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(Struct, frozen=True):
     """Send a result to a trainer, with the bodies kept under `order`."""
 
     client_id: str
@@ -105,8 +96,7 @@ class Deliver:
     result: Result
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(Struct, frozen=True):
     """Send a stage's input to a worker, with the bodies of its task and of its stages so far."""
 
     worker_id: str
@@ -120,8 +110,7 @@ class Dispatch:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     """Tell a worker that it may forget an attempt."""
 
     worker_id: str
@@ -129,23 +118,20 @@ class Settle:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """Answer a worker on its control socket; never waits for the disk."""
 
     worker_id: str
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class DropWorker:
+class DropWorker(Struct, frozen=True):
     """A worker is gone: nothing more is sent to it."""
 
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopAttempts:
+class StopAttempts(Struct, frozen=True):
     """Broadcast that these attempts are no longer wanted."""
 
     held: tuple[tuple[str, int], ...]
@@ -166,8 +152,7 @@ Instruction = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(Record, frozen=True):
     """Entry: a group was accepted; its rollouts have the orders after this one."""
 
     client_id: str
@@ -183,8 +168,7 @@ class Submitted:
     prompt: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StageDone:
+class StageDone(Record, frozen=True):
     """Entry: a stage is committed; a checkpoint."""
 
     stage: str
@@ -205,26 +189,22 @@ class StageDone:
     policy_version: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptFailed:
+class AttemptFailed(Record, frozen=True):
     """Entry: an attempt failed; `counted` if it is one of the attempts that the stage allows."""
 
     failure: Failure
     counted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Record, frozen=True):
     """Entry: the rollout has ended; what the trainer will be told, without its bodies."""
 
     result: Result
 
 
-@dataclass(frozen=True, slots=True)
-class Acked:
+class Acked(Record, frozen=True):
     """Entry: the trainer has the result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rewound:
+class Rewound(Record, frozen=True):
     """Entry: the checkpoints before this are void."""

@@ -4,15 +4,13 @@ Both sides tell their whole state, as numbers that only grow, so that a message 
 is overtaken by a later one changes nothing.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from ..sampling.records import Sealed, SourceEnd, Spec, Verdict
-from ..typed import Count, Id, Length, Text
+from ..typed import Count, Id, Length, Record, Text
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Record, frozen=True):
     """Open a sampling, or tell how far the trainer is with it; answered by `wanted`."""
 
     kind: ClassVar[str] = "sample"
@@ -25,16 +23,14 @@ class Sample:
     again: Annotated[bool, "whether to tell every verdict and batch again: after a hello"] = False
 
 
-@dataclass(frozen=True, slots=True)
-class EndSample:
+class EndSample(Record, frozen=True):
     """Close a sampling: what is open is cancelled, and everything of it acknowledged."""
 
     kind: ClassVar[str] = "end_sample"
     sampling_id: Annotated[Id, "the sampling"]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Record, frozen=True):
     """How many prompts to submit, in all: credit, given exactly as capacity frees."""
 
     kind: ClassVar[str] = "wanted"
@@ -48,8 +44,7 @@ class Wanted:
     ] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Record, frozen=True):
     """A group is in no batch: acknowledge its results as they come."""
 
     kind: ClassVar[str] = "judged"
@@ -59,8 +54,7 @@ class Judged:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Record, frozen=True):
     """A batch is complete; sent again when its report has its last figures."""
 
     kind: ClassVar[str] = "batch"

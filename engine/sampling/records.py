@@ -4,11 +4,12 @@ A *sampling* is a stream of batches; a *batch* is a number of groups that a filt
 is the number of a group within its sampling, from 0.
 """
 
-from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
+from msgspec import field
+
 from ..records import Outcome
-from ..typed import AtLeast, Count, Id, Seconds, Text
+from ..typed import AtLeast, Count, Id, Record, Seconds, Text
 
 Over = Literal["cancel", "carry"]
 Staleness = Literal["none", "pace", "drop", "refill", "withhold"]
@@ -20,8 +21,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 TRAINABLE = frozenset({"completed", "truncated", "agent_timeout"})
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(Record, frozen=True):
     """How a sampling chooses, and what it does with the rest."""
 
     groups: Annotated[int, AtLeast(1), "groups in a batch"]
@@ -45,8 +45,7 @@ class Spec:
         return self.members or self.group_size
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Record, frozen=True):
     """A rollout that has ended, as far as sampling looks at it."""
 
     rollout_id: str
@@ -64,8 +63,7 @@ class Member:
         return self.outcome in TRAINABLE and self.reward is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(Record, frozen=True):
     """How much of something there was."""
 
     groups: Annotated[Count, "groups"] = 0
@@ -83,8 +81,7 @@ class Tally:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReport:
+class BatchReport(Record, frozen=True):
     """Where a batch's work went. What is carried is counted again by the batch that judges it."""
 
     kept: Annotated[Tally, "groups of the batch"] = Tally()
@@ -130,8 +127,7 @@ class BatchReport:
         return lost.seconds / lost.rollouts if lost.rollouts else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(Record, frozen=True):
     """A batch that is complete, or as complete as it can be."""
 
     number: Annotated[Count, "from 0"]

@@ -11,9 +11,10 @@ many groups as were asked for; every rollout accepted is counted in exactly one 
 import sys
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 from math import ceil
 from typing import Literal
+
+from msgspec.structs import replace
 
 from ..errors import FilterError
 from .filters import Filter
@@ -397,7 +398,7 @@ class Sampler:
 
     def _count(self, verdict: Verdict, more: Tally) -> None:
         total: Tally = getattr(self._report, verdict).plus(more)
-        self._report = replace(self._report, **{verdict: total})  # type: ignore[arg-type]
+        self._report = replace(self._report, **{verdict: total})
 
     def _advance(self, now: float) -> None:
         """Complete the batch if it is full, or if nothing more can come."""

@@ -1,13 +1,10 @@
 """What of a sampler is journalled; the rest follows from the rollouts that come back with it."""
 
-from dataclasses import dataclass
-
-from ..typed import Count, Text, compile_decoder
+from ..typed import Count, Record, Text, compile_decoder
 from .records import BatchReport, Ending, Sealed, Spec, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class GroupState:
+class GroupState(Record, frozen=True):
     """A group that had refills: how many, and which of its rollouts they stand in for."""
 
     prompt: int
@@ -15,8 +12,7 @@ class GroupState:
     replaced: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SamplerState:
+class SamplerState(Record, frozen=True):
     """A sampler between two events."""
 
     spec: Spec

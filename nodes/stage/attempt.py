@@ -9,17 +9,18 @@ import contextlib
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from engine.errors import BoundaryError, LocalProtocolError, ProtocolError
 from engine.messages import RESULTS, StageResult, Work
 from engine.messages.worker import AttemptStatus
 from engine.records import ITEM_BYTES, TRAJECTORY, Buffer, Failure, Task, Trajectory, Usage
-from engine.wire import Codec, array_buffer, encode, json_buffer, pack, read_body
+from engine.wire import Codec, array_buffer, encode, forward, json_buffer, pack, read_body
 
 from ..sandboxes.contract import Owner, Sandbox, Spec
 from ..sandboxes.link import AttemptSandboxes, Link
@@ -219,16 +220,20 @@ class Attempt:
         return self._result("cancelled"), []
 
     def frames(self, ended: Ended, message_bytes: int) -> list[Any]:
-        """Return the frames of a result that the broker will take: of a failure, if need be."""
+        """Return the frames of a result that the broker will take: of a failure, if need be.
+
+        What a handler wrote may be of a wrong type or too long, so the result is read as the broker
+        will.
+        """
         try:
-            frames = encode(*ended)
-            if _has_handlers_words(ended[0]):
-                CODEC.decode(frames)
+            frames = forward(*ended)
+            if CODEC.decode(frames)[0] != ended[0]:
+                raise LocalProtocolError("a name in it is not a string")
             largest = max(map(len, frames))
             if largest > message_bytes:
                 limit = f"a frame of {largest} bytes is over limits.message_bytes {message_bytes}"
                 raise LocalProtocolError(limit)
-        except (ProtocolError, TypeError) as wrong:
+        except (ProtocolError, TypeError, ValueError) as wrong:
             self._usage = Usage
             why = f"its output cannot be sent: {wrong}"
             return encode(*self._failed("handler", type(wrong).__name__, why, retry=False))
@@ -319,19 +324,6 @@ class Attempt:
             policy_version=self._sessions.policy_version,
             **known,
         )
-
-
-def _has_handlers_words(result: StageResult) -> bool:
-    """Whether the header holds what a handler wrote, which may be of a wrong type or too long."""
-    words = (result.rewards, result.outcome, result.trainable)
-    flags, usage = (result.final, result.pinned), result.usage or Usage()
-    counts = (usage.turns, usage.tokens)
-    return (
-        any(word is not None for word in words)
-        or any(flag.__class__ is not bool for flag in flags)
-        or any(count.__class__ is not int or count < 0 for count in counts)
-        or any(b.name not in TRAJECTORY and b.name != result.stage for b in result.buffers)
-    )
 
 
 def _alignment(described: tuple[Buffer, Any]) -> int:

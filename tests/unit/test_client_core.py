@@ -1,10 +1,10 @@
 """The client's core against a broker that each test plays itself; time is an argument."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from engine.client.core import RETRY_S, Core, Submission, ranges
 from engine.client.requests import cancel_message, status_message, submit_message
