@@ -1,6 +1,6 @@
 """Every message of the bus, by edge. Nothing here has behaviour."""
 
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from .trainer import (
     Accepted,
@@ -51,7 +51,9 @@ from .worker import (
 class Message(Protocol):
     """A record with a kind; `buffers`, where it has them, describe its body frames."""
 
-    kind: ClassVar[str]
+    @property
+    def kind(self) -> str:
+        """The kind's name in frame 0; a class variable of each record."""
 
 
 FROM_TRAINER = (Hello, Submit, Ack, Cancel, StatusRequest, AskNode, Ping, Goodbye)
