@@ -21,6 +21,7 @@ from rich.console import Console
 from .client import Client
 from .display import RunDisplay
 from .errors import RollmqError
+from .files import write_whole
 from .output import FILE_NAME, read_rollouts, write_rollout
 from .records import Rollout, Task
 from .summary import Section, Summary
@@ -213,6 +214,4 @@ def _discard(topology: Topology, name: str) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    draft = path.with_suffix(".tmp")
-    draft.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
-    draft.replace(path)
+    write_whole(path, orjson.dumps(value, option=orjson.OPT_INDENT_2), sync=True)

@@ -28,7 +28,8 @@ from typing import Any
 import orjson
 
 from ..errors import DiskFull, JournalError
-from .segments import NO_SPACE, Frames, Location, Place, storage_errors, sync_directory
+from ..files import sync_directory
+from .segments import NO_SPACE, Frames, Location, Place, storage_errors
 
 BATCH_BYTES = 16 * 1024 * 1024  # bodies in one commit: tens of milliseconds of a slow disk
 SCHEMA_VERSION = 1  # as the last statement of SCHEMA sets it
@@ -222,7 +223,8 @@ class Store:
             self._database.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
             self._expect_schema()
             self.last: int = self._database.execute("SELECT last FROM stream").fetchone()[0]
-        sync_directory(path.parent)
+        with storage_errors(path.parent, "sync the directory"):
+            sync_directory(path.parent)
 
     def _expect_schema(self) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
