@@ -68,6 +68,13 @@ class KeepValue:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetValue:
+    """Remove the value under a key; one that is not there is none."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class FreeBody:
     """The bodies kept under `order` are no longer needed."""
 
@@ -138,6 +145,13 @@ class DropWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class DropTrainer:
+    """A trainer is forgotten: its connection, if there still is one, has to say hello again."""
+
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopAttempts:
     """Broadcast that these attempts are no longer wanted."""
 
@@ -147,6 +161,7 @@ class StopAttempts:
 Instruction = (
     Keep
     | KeepValue
+    | ForgetValue
     | FreeBody
     | Forget
     | Tell
@@ -155,13 +170,17 @@ Instruction = (
     | Settle
     | Reply
     | DropWorker
+    | DropTrainer
     | StopAttempts
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """Entry: a group was accepted; its rollouts have the orders after this one."""
+    """Entry: a group was accepted; its rollouts have the orders after this one.
+
+    next_seq: the number of its client's next result at that time.
+    """
 
     client_id: str
     group_id: str
@@ -172,6 +191,7 @@ class Submitted:
     rollout_ids: tuple[str, ...]
     body_bytes: int
     at: float
+    next_seq: int = 1
 
 
 @dataclass(frozen=True, slots=True)
