@@ -176,7 +176,10 @@ def read_body(
 
 
 def split(buffers: Sequence[Buffer], body: Sequence[Any]) -> Sequence[Any]:
-    """Return one frame for each buffer of a checked body: views on a frame that holds several."""
+    """Return one frame for each buffer of a body: views on a frame that holds several.
+
+    The body was checked, or is one frame of all the buffers joined.
+    """
     if len(buffers) == len(body):
         return body
     parts: list[Any] = []
@@ -184,7 +187,7 @@ def split(buffers: Sequence[Buffer], body: Sequence[Any]) -> Sequence[Any]:
     frame, at = memoryview(b""), 0
     for buffer in buffers:
         if at == len(frame):
-            frame, at = memoryview(next(frames)), 0
+            frame, at = memoryview(next(frames, b"")), 0
         parts.append(frame[at : at + buffer.size_bytes])
         at += buffer.size_bytes
     return parts

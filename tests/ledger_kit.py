@@ -12,6 +12,7 @@ from engine.ledger import (
     Dispatch,
     Event,
     Forget,
+    ForgetValue,
     FromTrainer,
     FromWorker,
     Instruction,
@@ -73,7 +74,7 @@ class MemoryJournal:
 
     def take(self, instruction: Instruction) -> bool:
         """Append a change, if it is one."""
-        if isinstance(instruction, Keep | KeepValue | Forget):
+        if isinstance(instruction, Keep | KeepValue | ForgetValue | Forget):
             self.changes.append(instruction)
             return True
         return False
@@ -88,6 +89,8 @@ class MemoryJournal:
                     entries.append(change)
                 case KeepValue(key):
                     values[key] = change
+                case ForgetValue(key):
+                    values.pop(key, None)
                 case Forget(orders):
                     gone = frozenset(orders)
                     entries = [entry for entry in entries if entry.order not in gone]

@@ -21,7 +21,7 @@ from uuid import uuid4
 import zmq
 
 from ..errors import BrokerUnreachable, Full, NodeRefused
-from ..messages import TO_TRAINER, AskNode, Cancel, Cancelled, StatusRequest
+from ..messages import TO_TRAINER, Ack, AskNode, Cancel, Cancelled, StatusRequest
 from ..records import BackendState, Published, Rollout, Task
 from ..sampling import Over, Staleness
 from ..sockets import boot_id, drain, open_socket, send
@@ -49,6 +49,9 @@ class Client:
     client_id: names this trainer across its own restarts; results not acknowledged come again.
     window: results that may be delivered and not yet acknowledged.
     patience_s: how long the broker may be silent (restarting, say) before BrokerUnreachable.
+    sync: called before acknowledgements leave, which is when the broker may forget results: makes
+        durable what became of those already taken. What it raises, every call here may raise, and
+        nothing is acknowledged.
 
     Raises: BrokerUnreachable if the broker does not answer within `connect_s`.
     """
@@ -61,6 +64,7 @@ class Client:
         window: int = 256,
         connect_s: float = 10.0,
         patience_s: float = 60.0,
+        sync: Callable[[], None] | None = None,
     ) -> None:
         self.client_id = client_id or f"client-{uuid4().hex[:8]}"
         self._endpoint, self._bounds = address(where)
@@ -73,6 +77,7 @@ class Client:
         self._core = Core(self.client_id, window, patience_s)
         self._core.message_bytes = self._bounds.message_bytes
         self._groups = Groups()
+        self._sync = sync
         self._taken: list[int] = []  # of what the caller works on: acknowledged when it comes back
         self._lock = RLock()  # a thread of ours has it while the caller works on a batch
         self._core.start(time.monotonic())
@@ -370,9 +375,11 @@ class Client:
         """Acknowledge what was taken, say goodbye and close the socket."""
         if self._socket.closed:
             return
-        self._core.leave()
-        self._send_all()
-        self._context.destroy(linger=1000)
+        try:
+            self._core.leave()
+            self._send_all()
+        finally:
+            self._context.destroy(linger=1000)
 
     def _submit(
         self,
@@ -478,6 +485,8 @@ class Client:
         outgoing = self._core.outgoing
         while outgoing:
             message, body = outgoing[0]
+            if self._sync is not None and isinstance(message, Ack) and message.seqs:
+                self._sync()
             if not send(self._socket, encode(message, body), self._bounds.message_bytes):
                 return
             outgoing.popleft()

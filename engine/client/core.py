@@ -54,7 +54,7 @@ FLUSH_S = 0.01  # between two acknowledgements that are not full batches
 SETTLE_S = 0.02  # of quiet before the question whether anything is still owed
 LISTEN_S = 1.0  # a longer gap between two ticks is the caller's own pause, not the broker's silence
 RETRY_S = 1.0  # an unanswered hello, or a submit refused for want of room, is repeated after this
-PASSING = frozenset({"full", "disk_full", "draining"})
+PASSING = frozenset({"full", "disk_full"})
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from ..errors import JournalError
 from .segments import Ballast, Cursor, Location, Segments
 from .store import (
     Append,
+    Drop,
     Forget,
     Put,
     Release,
@@ -63,6 +64,11 @@ class NullJournal:
     def put(self, key: str, value: bytes) -> int:
         """Return the next position."""
         del key, value
+        return self._next()
+
+    def drop(self, key: str) -> int:
+        """Return the next position."""
+        del key
         return self._next()
 
     def forget(self, orders: Sequence[int]) -> int:
@@ -187,6 +193,15 @@ class Journal:
         """
         position = self._next()
         self._queue.put(Put(position, key, value))
+        return position
+
+    def drop(self, key: str) -> int:
+        """Queue the removal of a key's value, if it has one; return its position.
+
+        Raises: JournalError if the writer has failed.
+        """
+        position = self._next()
+        self._queue.put(Drop(position, key))
         return position
 
     def forget(self, orders: Sequence[int]) -> int:

@@ -15,6 +15,7 @@ from ..messages import (
     Goodbye,
     Heartbeat,
     Hello,
+    Ping,
     Sample,
     StageResult,
     Submit,
@@ -32,10 +33,12 @@ from .instructions import (
     AttemptFailed,
     Deliver,
     Dispatch,
+    DropTrainer,
     DropWorker,
     Ended,
     Event,
     Forget,
+    ForgetValue,
     FreeBody,
     FromTrainer,
     FromWorker,
@@ -67,10 +70,12 @@ __all__ = [
     "AttemptFailed",
     "Deliver",
     "Dispatch",
+    "DropTrainer",
     "DropWorker",
     "Ended",
     "Event",
     "Forget",
+    "ForgetValue",
     "FreeBody",
     "FromTrainer",
     "FromWorker",
@@ -182,7 +187,12 @@ def _from_worker(books: Books, message: object, body_bytes: int, now: float) -> 
 def _from_trainer(
     books: Books, client_id: str, message: object, body_bytes: int, now: float
 ) -> None:
+    client = books.clients.get(client_id)
+    if client is not None:
+        client.heard_at = now
     match message:
+        case Ping():
+            pass  # to be heard is all that it does here; the broker answers it
         case Ack():
             intake.ack(books, client_id, message, now)
         case Submit():
@@ -205,5 +215,6 @@ def _tick(books: Books, now: float) -> None:
         attempts.wake_delayed(books, heappop(books.delayed)[2], now)
     attempts.rewind_lost_hosts(books, now)
     intake.forget_acked(books, now)
+    intake.forget_clients(books, now)
     if books.recover_until and books.recover_until <= now:
         books.dirty.update(range(len(books.rules.stages)))

@@ -22,7 +22,7 @@ from ..sampling import (
     read_state,
 )
 from .books import Books, reward_of
-from .instructions import KeepValue
+from .instructions import ForgetValue, KeepValue
 from .rollouts import LedgerRollout, LedgerSampling, Submission
 from .states import LIVE
 
@@ -59,7 +59,7 @@ def end_sample(books: Books, client_id: str, message: EndSample, now: float) -> 
     _acknowledge(books, sampling, list(sampling.submissions), now)
     for submission in everything:
         submission.sampling = None
-    books.out.append(KeepValue(sampling.key, None))
+    books.out.append(ForgetValue(sampling.key))
 
 
 def refusal(books: Books, submission: Submission | None, client_id: str, name: str) -> str:
@@ -114,6 +114,14 @@ def new_policy(books: Books, version: int, now: float) -> None:
         ]
         sampling.sampler.age(version, live, now)
         sampling.changed = True
+
+
+def forget_client(books: Books, client_id: str) -> None:
+    """Let go of the samplings of a client that is gone for long, and is owed nothing."""
+    for key, sampling in list(books.samplings.items()):
+        if sampling.client_id == client_id:
+            del books.samplings[key]
+            books.out.append(ForgetValue(sampling.key))
 
 
 def forgotten(submission: Submission) -> None:

@@ -58,6 +58,7 @@ class Books:
     broker_id: str
     recover_until: float = 0.0
     next_order: int = 1
+    first_seq: int = 1  # of a client without books: above every number of those forgotten
     held_rollouts: int = 0  # accepted and not acknowledged
     held_bytes: int = 0
     rollouts: dict[str, LedgerRollout] = field(default_factory=dict)
@@ -80,6 +81,9 @@ class Books:
     counts: Counter[str] = field(default_factory=Counter)
     out: list[Instruction] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.first_seq = max(self.first_seq, self.rules.first_seq)
+
     def stage_name(self, rollout: LedgerRollout) -> str:
         """Name the stage that a rollout has reached."""
         return self.rules.stages[rollout.stage].name
@@ -88,7 +92,7 @@ class Books:
         """Return the books on a client, opened if there are none."""
         found = self.clients.get(client_id)
         if found is None:
-            found = LedgerClient(client_id, next_seq=self.rules.first_seq)
+            found = LedgerClient(client_id, self.first_seq, self.first_seq)
             self.clients[client_id] = found
         return found
 

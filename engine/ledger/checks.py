@@ -71,7 +71,11 @@ def _check_queues(books: Books) -> None:
 
 
 def _check_clients(books: Books) -> None:
+    for rollout in books.rollouts.values():
+        client_id = rollout.submission.client_id
+        _require(client_id in books.clients, "its client has books", rollout)
     for client in books.clients.values():
+        _require(client.next_seq >= client.first_seq, f"{client.client_id}: numbers go up")
         members = [m for group in client.submissions.values() for s in group for m in s.members]
         unacked = [member for member in members if member.state != "acked"]
         _require(client.unacked == len(unacked), f"{client.client_id}: unacked adds up")

@@ -63,10 +63,16 @@ class Keep(Struct, frozen=True):
 
 
 class KeepValue(Struct, frozen=True):
-    """Journal a small value under a key, replacing the one before; None is as good as none."""
+    """Journal a small value under a key, replacing the one before."""
 
     key: str
     value: Any
+
+
+class ForgetValue(Struct, frozen=True):
+    """Remove the value under a key; one that is not there is none."""
+
+    key: str
 
 
 class FreeBody(Struct, frozen=True):
@@ -131,6 +137,12 @@ class DropWorker(Struct, frozen=True):
     worker_id: str
 
 
+class DropTrainer(Struct, frozen=True):
+    """A trainer is forgotten: its connection, if there still is one, has to say hello again."""
+
+    client_id: str
+
+
 class StopAttempts(Struct, frozen=True):
     """Broadcast that these attempts are no longer wanted."""
 
@@ -140,6 +152,7 @@ class StopAttempts(Struct, frozen=True):
 Instruction = (
     Keep
     | KeepValue
+    | ForgetValue
     | FreeBody
     | Forget
     | Tell
@@ -148,12 +161,16 @@ Instruction = (
     | Settle
     | Reply
     | DropWorker
+    | DropTrainer
     | StopAttempts
 )
 
 
 class Submitted(Record, frozen=True):
-    """Entry: a group was accepted; its rollouts have the orders after this one."""
+    """Entry: a group was accepted; its rollouts have the orders after this one.
+
+    next_seq: the number of its client's next result at that time.
+    """
 
     client_id: str
     group_id: str
@@ -166,6 +183,7 @@ class Submitted(Record, frozen=True):
     at: float
     sampling_id: str = ""
     prompt: int = 0
+    next_seq: int = 1
 
 
 class StageDone(Record, frozen=True):

@@ -17,16 +17,18 @@ from ..messages import (
 from ..messages.trainer import RefusalCode
 from . import batches
 from .books import Books
-from .instructions import Forget, Keep, KeepValue, Submitted
+from .instructions import DropTrainer, Forget, ForgetValue, Keep, KeepValue, Submitted
 from .rollouts import LedgerClient, LedgerRollout, PendingCancel, Submission
 from .states import LIVE
+
+FIRST_SEQ = "first_seq"  # the key under which it is kept where numbers of forgotten clients end
 
 
 def hello(books: Books, client_id: str, message: Hello, now: float) -> None:
     """Open or resume a client's stay: everything unacknowledged is delivered again."""
-    del now
     client = books.client(client_id)
     client.connected = True
+    client.heard_at = now
     client.window = max(1, message.window)
     client.delivered.clear()
     client.held.clear()
@@ -59,7 +61,7 @@ def gone(books: Books, client_id: str) -> None:
         client.connected = False
         client.waits_for_credit = False
         samples = any(key[0] == client_id for key in books.samplings)
-        fresh = client.next_seq == books.rules.first_seq and not client.submissions
+        fresh = client.next_seq == client.first_seq and not client.submissions
         if fresh and not samples:
             del books.clients[client_id]
 
@@ -138,6 +140,7 @@ def offer_credit(books: Books) -> None:
 def book_submission(books: Books, entry: Submitted, order: int) -> Submission:
     """Enter a submission and its rollouts, ready for the first stage; also used at restart."""
     client = books.client(entry.client_id)
+    client.next_seq = max(client.next_seq, entry.next_seq)
     submission = Submission(
         order,
         entry.client_id,
@@ -187,6 +190,7 @@ def _accept(
         at=now,
         sampling_id=message.sampling_id,
         prompt=message.prompt,
+        next_seq=client.next_seq,
     )
     books.out.append(Keep(order, entry, body=True))
     submission = book_submission(books, entry, order)
@@ -284,6 +288,31 @@ def forget_acked(books: Books, now: float) -> None:
         books.out.append(KeepValue(f"client {client_id}", next_seq))
     if orders:
         books.out.append(Forget(tuple(orders)))
+
+
+def forget_clients(books: Books, now: float) -> None:
+    """Forget clients that are owed nothing and were not heard for the retention time.
+
+    Their numbers never come again: whoever comes anew begins above them.
+    """
+    patience_s = max(books.rules.retention_s, books.rules.lease_s)
+    asking = {client_id for client_id, _ in books.cancels}
+    over = [
+        client
+        for client in books.clients.values()
+        if not client.submissions
+        and now - client.heard_at > patience_s
+        and client.client_id not in asking
+    ]
+    first_seq = max((client.next_seq for client in over), default=0)
+    if first_seq > books.first_seq:
+        books.first_seq = first_seq
+        books.out.append(KeepValue(FIRST_SEQ, first_seq))
+    for client in over:
+        batches.forget_client(books, client.client_id)
+        del books.clients[client.client_id]
+        books.out.append(ForgetValue(f"client {client.client_id}"))
+        books.out.append(DropTrainer(client.client_id))
 
 
 def _forget_one(books: Books, rollout: LedgerRollout) -> list[int]:

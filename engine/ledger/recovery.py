@@ -27,6 +27,7 @@ class Recovery:
         self._now = now
         self._by_order: dict[int, LedgerRollout] = {}
         self._names = [stage.name for stage in rules.stages]
+        self._first_seq = 1
         self._over: dict[int, LedgerRollout] = {}  # the last stage is kept, the end not yet
 
     def entry(self, order: int, entry: Any) -> None:
@@ -59,10 +60,10 @@ class Recovery:
 
     def value(self, key: str, value: Any) -> None:
         """Apply one value kept under a key."""
-        if value is None:
-            return
         if key == "workers":
             self.books.expected = set(value)
+        elif key == intake.FIRST_SEQ:
+            self._first_seq = value
         elif key.startswith("client "):
             client = self.books.client(key.removeprefix("client "))
             client.next_seq = max(client.next_seq, value)
@@ -84,6 +85,11 @@ class Recovery:
         live = [rollout for rollout in books.rollouts.values() if rollout.state == "ready"]
         for rollout in live:
             books.enqueue(rollout)
+        books.first_seq = max(books.first_seq, self._first_seq)
+        for client in books.clients.values():
+            client.heard_at = self._now
+            if not client.unacked:  # what was left of it may not tell its last number
+                client.next_seq = max(client.next_seq, self._first_seq)
         books.recover_until = self._now + books.rules.lease_s
         books.counts["recovered"] = len(live)
 

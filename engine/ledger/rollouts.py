@@ -114,12 +114,14 @@ class LedgerRollout:
 
 @dataclass(slots=True, eq=False)
 class LedgerClient:
-    """One trainer, across its connections."""
+    """One trainer, across its connections; `first_seq` is where its numbers began."""
 
     client_id: str
+    first_seq: int = 1
+    next_seq: int = 1
+    heard_at: float = 0.0
     window: int = 0
     connected: bool = False
-    next_seq: int = 1
     unacked: int = 0
     waits_for_credit: bool = False
     submissions: dict[str, list[Submission]] = field(default_factory=dict)

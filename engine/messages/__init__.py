@@ -1,6 +1,6 @@
 """Every message of the bus, by edge. Nothing here has behaviour."""
 
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from .sampling import Batch, EndSample, Judged, Sample, Wanted
 from .trainer import (
@@ -52,7 +52,9 @@ from .worker import (
 class Message(Protocol):
     """A record with a kind; `buffers`, where it has them, describe its body frames."""
 
-    kind: ClassVar[str]
+    @property
+    def kind(self) -> str:
+        """The kind's name in frame 0; a class variable of each record."""
 
 
 FROM_TRAINER = (

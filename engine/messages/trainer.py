@@ -9,7 +9,7 @@ Range = tuple[Count, Count]
 AnswerCode = Literal["done", "refused", "no_node"]
 Role = Literal["worker", "router", "backend", "sandboxes"]
 ProblemCode = Literal["hello_first", "refused"]
-RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "draining", "hello_first"]
+RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "hello_first"]
 
 
 class Hello(Record, frozen=True):

@@ -197,6 +197,7 @@ class Loop:
         client_id = self._trainers.name(route)
         match message:
             case Ping(nonce) if client_id is not None:
+                self._shell.take(self._ledger.handle(FromTrainer(client_id, message), now))
                 unacked = self._ledger.unacked(client_id)
                 self._trainers.send(route, encode(Pong(self._broker_id, nonce, unacked)))
             case StatusRequest(request_id):

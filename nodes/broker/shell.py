@@ -17,8 +17,10 @@ from engine.journal import Journal, NullJournal
 from engine.ledger import (
     Deliver,
     Dispatch,
+    DropTrainer,
     DropWorker,
     Forget,
+    ForgetValue,
     FreeBody,
     Instruction,
     Keep,
@@ -79,6 +81,10 @@ class Shell:
             elif isinstance(instruction, KeepValue):
                 value = write_json(instruction.value)
                 self._position = self._journal.put(instruction.key, value)
+            elif isinstance(instruction, ForgetValue):
+                self._position = self._journal.drop(instruction.key)
+            elif isinstance(instruction, DropTrainer):
+                self._trainers.forget(instruction.client_id)
             elif isinstance(instruction, Reply):
                 self._reply(instruction)
             elif isinstance(instruction, DropWorker):  # at once: it may say hello again

@@ -17,6 +17,7 @@ from ..tasks import FinishReason
 
 Session = Annotated[str, Length(1, 256)]
 PauseMode = Literal["keep", "wait", "abort"]
+StepName = Literal["pause", "update_weights", "resume"]
 FailureCode = Literal[
     "full", "draining", "no_backend", "backend_lost", "backend_error", "too_long", "invalid"
 ]
@@ -163,7 +164,7 @@ class BackendRefused(Record, frozen=True):
 class Pause(Record, frozen=True):
     """Stop sampling; the first step of an update."""
 
-    kind: ClassVar[str] = "pause"
+    kind: ClassVar[Literal["pause"]] = "pause"
     update_id: Annotated[Id, "of the update; a repeat of a step is answered like the first"]
     mode: Annotated[PauseMode, "keep requests frozen, wait for their end, or abort them"]
 
@@ -171,7 +172,7 @@ class Pause(Record, frozen=True):
 class UpdateWeights(Record, frozen=True):
     """Take other weights; the second step of an update."""
 
-    kind: ClassVar[str] = "update_weights"
+    kind: ClassVar[Literal["update_weights"]] = "update_weights"
     update_id: Annotated[Id, "of the update"]
     policy_version: Annotated[Count, "of the new weights"]
     source: Annotated[Text, "where they are: a path; empty if the trainer puts them there itself"]
@@ -180,7 +181,7 @@ class UpdateWeights(Record, frozen=True):
 class Resume(Record, frozen=True):
     """Sample again; the last step of an update, also of one that failed."""
 
-    kind: ClassVar[str] = "resume"
+    kind: ClassVar[Literal["resume"]] = "resume"
     update_id: Annotated[Id, "of the update"]
 
 
@@ -189,7 +190,7 @@ class UpdateStep(Record, frozen=True):
 
     kind: ClassVar[str] = "update_step"
     update_id: Annotated[Id, "of the update"]
-    step: Annotated[Literal["pause", "update_weights", "resume"], "the step"]
+    step: Annotated[StepName, "the step"]
     policy_version: Annotated[Count, "of the weights that it holds now"]
     error: Annotated[str, Length(0, 20_000), "for people; empty if it was done"] = ""
 

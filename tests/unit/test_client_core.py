@@ -180,7 +180,7 @@ def test_any_other_problem_is_raised(welcomed: Fake) -> None:
         welcomed.hear(Problem("refused", "seqs", "no"))
 
 
-@pytest.mark.parametrize("code", ["full", "disk_full", "draining"])
+@pytest.mark.parametrize("code", ["full", "disk_full"])
 def test_a_submit_without_room_is_sent_again_after_a_while(welcomed: Fake, code: Any) -> None:
     submission = welcomed.submit("r-1")
     welcomed.passes(0.5)

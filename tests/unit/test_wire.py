@@ -37,6 +37,7 @@ from engine.wire import (
     read_body,
     read_buffer,
     size_bytes,
+    split,
 )
 from nodes.inference.messages import FROM_BACKEND, FROM_RUN_WORKER, TO_BACKEND, TO_RUN_WORKER
 
@@ -368,6 +369,12 @@ def test_a_cut_or_longer_body_is_refused(arrays: list[Any], data: st.DataObject)
     work = Work("b", "r", "g", "t", "k", "run", 1, 1.0, buffers)
     with pytest.raises(LocalProtocolError, match="buffers"):
         encode(work, sent_)
+
+
+@given(st.lists(st.binary(max_size=3), min_size=1, max_size=6))
+def test_a_body_that_was_joined_is_split_where_its_buffers_end(parts: list[bytes]) -> None:
+    buffers = [Buffer(f"b{n}", "uint8", (len(part),)) for n, part in enumerate(parts)]
+    assert [bytes(part) for part in split(buffers, [b"".join(parts)])] == parts
 
 
 def test_small_buffers_share_a_frame_and_large_ones_do_not() -> None:
