@@ -95,19 +95,24 @@ def ack(books: Books, client_id: str, message: Ack, now: float) -> None:
 
 
 def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
-    """Cancel rollouts; the answer is sent once all of them are over."""
+    """Cancel rollouts; the answer is sent once all of them are over.
+
+    A cancel_id that waits for its answer already is the same cancel: what is named is added to it.
+    """
     client = books.clients.get(message.client_id or client_id)
-    pending = PendingCancel(message.cancel_id, client_id)
-    books.cancels[client_id, message.cancel_id] = pending
+    key = client_id, message.cancel_id
+    pending = books.cancels.setdefault(key, PendingCancel(message.cancel_id, client_id))
     targets = _targets(books, client, message, pending)
     live = [target for target in targets if target.state in LIVE]
-    pending.ended += [target.rollout_id for target in targets if target.state not in LIVE]
+    before = {receipt.rollout_id for receipt in pending.receipts}
+    over = [target.rollout_id for target in targets if target.state not in LIVE]
+    pending.ended += [rollout_id for rollout_id in over if rollout_id not in before]
     pending.waiting.update(target.rollout_id for target in live)
     stopped = [target for target in live if target.state == "leased"]
     for target in live:
-        _cancel_one(books, target, (client_id, message.cancel_id), now)
+        _cancel_one(books, target, key, now)
     books.stop_attempts(stopped)
-    if not live:
+    if not pending.waiting and key in books.cancels:
         books.answer_cancel(pending)
 
 
@@ -248,7 +253,7 @@ def _cancel_one(books: Books, target: LedgerRollout, cancel: tuple[str, str], no
         target.cancels = (*target.cancels, cancel)
     if target.state == "leased":
         target.step("stop", now, f"cancel {cancel[1]}")
-        target.deadline = now + books.rules.lease_s
+        target.deadline = now + books.rules.stop_s
     elif target.state != "stopping":
         books.end_cancelled(target, Usage(), now)
 

@@ -113,6 +113,7 @@ def rules(topology: Topology) -> Rules:
         client_window=limits.client_window,
         client_bytes=limits.client_bytes,
         first_seq=time.time_ns() // 1000 if topology.durability == "none" else 1,
+        cancel_grace_s=timeouts.cancel_grace_s,
     )
 
 
