@@ -51,8 +51,12 @@ log_level: warning
 limits: {{client_window: 4096}}
 stages:
   - {{name: init, slots: 100, timeout_s: 3600}}
-  - {{name: run, slots: {STAY["run"] // WORKERS}, workers: {WORKERS}, timeout_s: 3600}}
-  - {{name: eval, slots: 100, timeout_s: 3600}}
+  - name: run
+    slots: {STAY["run"] // WORKERS}
+    workers: {WORKERS}
+    ready: 1000
+    timeout_s: 3600
+  - {{name: eval, slots: 100, ready: 1000, timeout_s: 3600}}
 router: {{}}
 backends:
   - name: sim
@@ -61,7 +65,8 @@ backends:
     capacity: 256
     options:
       script: filler
-      speed: 0.5
+      speed: 0.25 # 35 tokens/s for each of 240 generations
+      block_tokens: 128
       context_tokens: {CONTEXT_TOKENS}
       cache_tokens: 4194304
 """

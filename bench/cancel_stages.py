@@ -8,8 +8,9 @@ there and when it is over, by the system's monotonic clock, which all processes 
 import asyncio
 import os
 import time
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nodes import tokens
 from nodes.agent import ChatmlTemplate, Limits, Message, converse
@@ -83,10 +84,13 @@ def _stays(context: Context) -> bool:
 
 def _note(context: Context, event: str) -> None:
     line = f"{event} {context.stage} {context.rollout_id} {time.monotonic()}\n"
-    path: Any = context.task.payload["notes"]
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(descriptor, line.encode())
-    os.close(descriptor)
+    os.write(_opened(context.task.payload["notes"]), line.encode())
+
+
+@lru_cache(maxsize=1)
+def _opened(path: str) -> int:
+    """Return a descriptor to append to, kept: opening the file costs as much as stopping."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def notes(path: Path, event: str) -> list[Note]:
