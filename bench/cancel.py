@@ -203,9 +203,9 @@ def summed(rounds: list[Round]) -> dict[str, Any]:
 
 def rows(rounds: list[Round]) -> Iterator[tuple[str, int, float, float, float]]:
     """Yield a table's rows: handlers by stage, all of them, and the answers."""
-    for stage in STAY:
+    for stage, count in STAY.items():
         times = [each for one in rounds for each in one.stopped[stage]]
-        yield stage, STAY[stage], percentile(times, 50), percentile(times, 99), max(times)
+        yield stage, count, percentile(times, 50), percentile(times, 99), max(times)
     every = [each for one in rounds for each in one.every_ms]
     yield "all", sum(STAY.values()), percentile(every, 50), percentile(every, 99), max(every)
     answers = [one.receipts_ms for one in rounds]

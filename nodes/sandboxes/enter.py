@@ -10,9 +10,10 @@ Does not know: providers, rollouts, asyncio. It imports the standard library alo
 starts in milliseconds, without site packages and without this package.
 Invariants: a process id is believed only with its start time. Whatever touches the sandbox's files
 does so below its root, with its user, without capabilities and without new privileges. What is
-started here dies when its starter does. SIGHUP ends the program in the foreground, and then this
-process, which buries it: an orphan would hold the sandbox up until the machine's first process has
-buried it, which in a container may be late or never. A fork of the server takes one request and ends.
+started here dies when its starter does. A fork of the server takes one request and ends. SIGHUP
+kills the program in the foreground, and then this process ends, having buried it: as an orphan it
+would hold the sandbox up until the machine's first process has buried it, which in a container may
+be late, or never.
 
 As root a sandbox has a user of its own, without any rights on the host; its namespaces belong to
 that user, and it is that user who enters.

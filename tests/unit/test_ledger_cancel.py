@@ -378,6 +378,4 @@ def test_a_cancel_that_a_restart_forgot_is_repeated_and_stops_what_was_adopted(
     ledger.cancel("r1", cancel_id="first")
     assert ledger.only(StopAttempts) == [StopAttempts((("r1", 1),))]
     ledger.result("w1", "r1", 1, "cancelled", usage=SPENT)
-    assert ledger.told(Cancelled)[0].receipts == (
-        Receipt("r1", "init", running=True, usage=SPENT),
-    )
+    assert ledger.told(Cancelled)[0].receipts == (Receipt("r1", "init", running=True, usage=SPENT),)

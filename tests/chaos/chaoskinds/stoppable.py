@@ -1,8 +1,8 @@
 """Runs in one stage until it is cancelled, and notes what it knew itself when that happened.
 
-payload: {"notes": file, "stage": where it stays, "does": one of DOES, "mark": an argument by which its processes are told from others,
-"pinned": whether the sandbox is init's, "first_tokens", "then_tokens": of the two turns of "sample", "clean_s": how
-long "tidy" cleans up}
+payload: {"notes": file, "stage": where it stays, "does": one of DOES, "mark": an argument by which
+its processes are told from others, "pinned": whether the sandbox is init's, "first_tokens",
+"then_tokens": of the two turns of "sample", "clean_s": how long "tidy" cleans up}
 
 Each note is one JSON line: event ("begins", "is there", "was stopped", "left"), stage, rollout_id,
 attempt, the system's monotonic clock, and the turns and tokens that the handler has counted.
@@ -93,7 +93,7 @@ async def _shell(context: Any) -> None:
         note(context, "is there")
         await bash.call(f"{sleep} | {sleep}", timeout_s=600.0)
     finally:
-        note(context,'A'); await bash.close(); note(context,'B')
+        await bash.close()
         if not payload.get("pinned"):
             await sandbox.stop()
 
@@ -166,8 +166,4 @@ def notes(path: str | Path, event: str = "", stage: str = "") -> list[dict[str, 
     file = Path(path)
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else ()
     found = [json.loads(line) for line in lines]
-    return [
-        each
-        for each in found
-        if event in {"", each["event"]} and stage in {"", each["stage"]}
-    ]
+    return [each for each in found if event in {"", each["event"]} and stage in {"", each["stage"]}]
