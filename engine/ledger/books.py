@@ -48,6 +48,16 @@ class Rules:
     client_bytes: int
     filters: Mapping[str, Filter] = field(default_factory=lambda: FILTERS)
     first_seq: int = 1  # where nothing is kept, later at every start: numbers never come again
+    cancel_grace_s: float = 0.0
+
+    @property
+    def stop_s(self) -> float:
+        """How long a cancelled attempt may take to say what it spent.
+
+        A heartbeat to hear of it if the broadcast was lost, its grace, and a heartbeat's time to
+        answer; no less than any other lease.
+        """
+        return max(self.lease_s, 2 * self.heartbeat_s + self.cancel_grace_s)
 
 
 @dataclass(slots=True, eq=False)
@@ -220,7 +230,7 @@ class Books:
             if rollout.state == "leased":
                 rollout.step("stop", now, why)
                 rollout.stopped_as = outcome
-                rollout.deadline = now + self.rules.lease_s
+                rollout.deadline = now + self.rules.stop_s
                 leased.append(rollout)
             elif rollout.state in {"ready", "delayed"}:
                 rollout.stopped_as = outcome
@@ -290,8 +300,8 @@ class Books:
         self.cancels.pop((cancel.client_id, cancel.cancel_id), None)
         receipts, ended, unknown = (
             tuple(cancel.receipts),
-            tuple(cancel.ended),
-            tuple(cancel.unknown),
+            tuple(dict.fromkeys(cancel.ended)),
+            tuple(dict.fromkeys(cancel.unknown)),
         )
         self.tell(cancel.client_id, Cancelled(cancel.cancel_id, receipts, ended, unknown))
 

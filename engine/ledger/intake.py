@@ -105,22 +105,26 @@ def ack(books: Books, client_id: str, message: Ack, now: float) -> None:
 
 
 def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
-    """Cancel rollouts; the answer is sent once all of them are over."""
+    """Cancel rollouts; the answer is sent once all of them are over.
+
+    A cancel_id that waits for its answer already is the same cancel: what is named is added to it.
+    """
     client = books.clients.get(message.client_id or client_id)
-    pending = PendingCancel(message.cancel_id, client_id)
-    books.cancels[client_id, message.cancel_id] = pending
+    key = client_id, message.cancel_id
+    pending = books.cancels.setdefault(key, PendingCancel(message.cancel_id, client_id))
     targets = _targets(books, client, message, pending)
     live = [target for target in targets if target.state in LIVE]
-    pending.ended += [target.rollout_id for target in targets if target.state not in LIVE]
+    before = {receipt.rollout_id for receipt in pending.receipts}
+    over = [target.rollout_id for target in targets if target.state not in LIVE]
+    pending.ended += [rollout_id for rollout_id in over if rollout_id not in before]
     pending.waiting.update(target.rollout_id for target in live)
-    key = (client_id, message.cancel_id)
     for target in live:
         if key not in target.cancels:
             target.cancels = (*target.cancels, key)
     books.stop(live, now, f"cancel {message.cancel_id}")
     if client is not None and message.everything:
         batches.cancel_all(books, client.client_id, now)
-    if not live:
+    if not pending.waiting and key in books.cancels:
         books.answer_cancel(pending)
 
 

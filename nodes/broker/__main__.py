@@ -115,6 +115,7 @@ def rules(topology: Topology) -> Rules:
         client_bytes=limits.client_bytes,
         filters=load_filters(topology.filters),
         first_seq=time.time_ns() // 1000 if topology.durability == "none" else 1,
+        cancel_grace_s=timeouts.cancel_grace_s,
     )
 
 
