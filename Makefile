@@ -2,15 +2,18 @@
 # make test   set up and run every test
 # make check  what CI runs: lint, types, tests
 # make vllm   vLLM on CPU in an environment of its own, a tiny model, and every test that needs them
+# make trl    TRL and verl in an environment of their own, and every test that needs them
 # make bench  every bench: tables, JSON and plots in bench/results
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 VLLM   := .venv-vllm
+TRL    := .venv-trl
+TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
 
-.PHONY: run test check lint vllm bench clean
+.PHONY: run test check lint vllm trl bench clean
 
 run: $(VENV)/.run
 	$(BIN)/rollmq tasks reasoning-gym \
@@ -33,6 +36,9 @@ vllm: $(VENV)/.test $(MODELS)/.made
 	$(BIN)/rollmq check topology-vllm.yaml --json > /dev/null
 	$(BIN)/rollmq tasks calculator --count 8 --seed 7 --out out-tasks.jsonl
 	$(BIN)/rollmq run topology-vllm.yaml --tasks out-tasks.jsonl --group-size 4 --out out --overwrite
+
+trl: $(VENV)/.test $(MODELS)/.made $(TRL_STAMP)
+	$(BIN)/python -m pytest -m trl
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
@@ -62,6 +68,15 @@ $(VLLM_STAMP):
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+# verl pins an older transformers, which nothing that is tested of it touches: hence --no-deps.
+$(TRL_STAMP): pyproject.toml
+	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[trl]' \
+	  trl==1.16.0 tensordict==0.10.0 ray codetiming hydra-core
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps verl==0.9.1
+	touch $@
+
 # The trained model, and one with random weights: another checkpoint.
 $(MODELS)/.made: nodes/backends/tiny_model.py $(MODELS)/conversations.npz $(VLLM_STAMP)
 	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny \
@@ -74,4 +89,4 @@ $(MODELS)/conversations.npz: nodes/backends/tiny_conversations.py nodes/tasks/ca
 	$(BIN)/python -m nodes.backends.tiny_conversations $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) .cache out out-tasks.jsonl run build *.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRL) .cache out out-tasks.jsonl run build *.egg-info

@@ -26,6 +26,7 @@ LAYERS = (
     {"protocol_doc"},
     {"journal"},
     {"client"},
+    {"adapters"},
     {"supervisor"},
     {"summary", "output", "backends"},
     {"display"},
