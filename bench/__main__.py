@@ -9,6 +9,7 @@ BENCHES = (
     "bench.routing",
     "bench.tokens",
     "bench.failover",
+    "bench.cancel",
     "bench.tools",
     "bench.stages",
 )

@@ -7,17 +7,20 @@ policy_spans). A task file has `{"task_id": ..., "kind": ..., "payload": {...}}`
 This module knows no socket.
 """
 
+import os
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any
+from types import TracebackType
+from typing import IO, Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from .errors import Problem, RollmqError, TopologyError
+from .files import sync_directory
 from .records import (
     TRAJECTORY,
     Dtype,
@@ -29,7 +32,8 @@ from .records import (
     Task,
     Trajectory,
 )
-from .typed import Count, Id, Length, Mismatch, Seconds, compile_decoder
+from .typed import Count, Id, Length, Mismatch, Seconds, Text, compile_decoder
+from .wire import write_json
 
 FILE_NAME = "trajectories.jsonl"
 
@@ -49,6 +53,9 @@ class _Row:
     timings: tuple[StageTiming, ...]
     receipt: Receipt | None
     total_s: Annotated[Seconds, "accepted until ended"]
+    policy_version: int | None = None
+    sampling_id: Text = ""
+    prompt: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,58 @@ def write_rollout(file: IO[bytes], rollout: Rollout) -> None:
         arrays |= {name: getattr(rollout.trajectory, name) for name in TRAJECTORY}
     row["data"] = rollout.data
     row["arrays"] = {name: _pack(array) for name, array in arrays.items()}
-    file.write(orjson.dumps(row) + b"\n")
+    file.write(write_json(row) + b"\n")
+
+
+class RolloutFile:
+    """A file of rollouts, open at its end: write, then sync, then acknowledge.
+
+    What was written is in the file for every reader; after `sync` a crash of the machine leaves it
+    there, too. What an earlier process left unsynced is part of the first sync.
+
+    Raises: OSError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[bytes] = path.open("ab")
+        self._is_synced = False
+        self._failure: OSError | None = None
+        sync_directory(path.parent)
+
+    def __enter__(self) -> Self:
+        """Return the file."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file; what was not synced may not survive the machine."""
+        self._file.close()
+
+    def write(self, rollout: Rollout) -> None:
+        """Append one rollout. Raises: OSError."""
+        self._is_synced = False
+        write_rollout(self._file, rollout)
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Return once everything written is on disk; at once if it is.
+
+        Raises: OSError; then at every later call, too: the kernel reports a lost page only once.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._is_synced:
+            return
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError as wrong:
+            self._failure = wrong
+            raise
+        self._is_synced = True
 
 
 def read_rollouts(path: Path) -> Iterator[Rollout]:

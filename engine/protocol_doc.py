@@ -7,17 +7,15 @@ Does not know: the prose around it, or the edges that nodes add; they call `rewr
 Invariants: what the page says of a field is what its decoder does: both read the annotation.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import orjson
-
 from . import messages, records
 from .ledger.states import MEANING, TRANSITIONS
-from .typed import describe, sentence
+from .typed import Field, describe, fields, is_record, sentence
+from .wire import write_json
 
 PAGE = Path(__file__).parent.parent / "docs" / "protocol.md"
 
@@ -123,22 +121,21 @@ def _again(kind: type[Any]) -> str:
 
 
 def _told(kind: type[Any]) -> str:
-    fields = dataclasses.fields(kind)
-    if not fields:
+    if not fields(kind):
         return f"{_summary(kind)}\n\nNo fields: the header is `{{}}`."
-    hints = get_type_hints(kind, include_extras=True)
     head = "| field | type | default | meaning |\n| --- | --- | --- | --- |"
-    rows = [_row(field, hints[field.name]) for field in fields]
+    rows = [_row(field) for field in fields(kind)]
     return "\n".join([f"{_summary(kind)}\n", head, *rows])
 
 
-def _row(field: "dataclasses.Field[Any]", annotation: Any) -> str:
-    cells = (f"`{field.name}`", describe(annotation), _default(field), sentence(annotation))
+def _row(field: Field) -> str:
+    meaning = sentence(field.annotation)
+    cells = (f"`{field.name}`", describe(field.annotation), _default(field), meaning)
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _default(field: "dataclasses.Field[Any]") -> str:
-    return "required" if field.default is MISSING else f"`{orjson.dumps(field.default).decode()}`"
+def _default(field: Field) -> str:
+    return "required" if field.default is MISSING else f"`{write_json(field.default).decode()}`"
 
 
 def _summary(kind: type[Any]) -> str:
@@ -146,7 +143,7 @@ def _summary(kind: type[Any]) -> str:
 
 
 def _collect(annotation: Any, found: dict[type[Any], None]) -> None:
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+    if is_record(annotation):
         found[annotation] = None
         for inner in get_type_hints(annotation).values():
             _collect(inner, found)

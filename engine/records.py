@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from .typed import Count, Id, Length, Seconds, Text
+from .typed import Count, Id, Length, Record, Seconds, Text
 
 Outcome = Literal["completed", "truncated", "agent_timeout", "failed", "cancelled", "stale"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -31,8 +31,7 @@ _INT32, _UINT8, _FLOAT32 = np.dtype("<i4"), np.dtype("u1"), np.dtype("<f4")
 TRAJECTORY = ("token_ids", "loss_mask", "logprobs", "policy_spans")  # the arrays of a Trajectory
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+class Buffer(Record, frozen=True):
     """What one body frame holds: little-endian items in C order; `json` is UTF-8 text in bytes."""
 
     name: Annotated[Name, "unique within the message"]
@@ -47,8 +46,7 @@ class Buffer:
         return math.prod(self.shape, start=ITEM_BYTES[self.dtype])
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Record, frozen=True):
     """What an attempt has spent so far."""
 
     turns: Annotated[Count, "model calls"] = 0
@@ -56,8 +54,7 @@ class Usage:
     seconds: Annotated[Seconds, "seconds the handler worked"] = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Record, frozen=True):
     """Why one attempt of a stage failed."""
 
     stage: Annotated[Id, "the stage"]
@@ -68,8 +65,7 @@ class Failure:
     node: Annotated[Text, "the node it happened on"] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StageTiming:
+class StageTiming(Record, frozen=True):
     """Where one committed stage spent its time."""
 
     stage: Annotated[Id, "the stage"]
@@ -80,8 +76,7 @@ class StageTiming:
     work_s: Annotated[Seconds, "in the handler, by the worker's clock"]
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Record, frozen=True):
     """What a cancel stopped, and what had been spent on it by then."""
 
     rollout_id: Annotated[Id, "the rollout"]
@@ -152,7 +147,7 @@ class Trajectory:
         if not len(self.token_ids) == len(self.loss_mask) == len(self.logprobs):
             lengths = {len(self.token_ids), len(self.loss_mask), len(self.logprobs)}
             raise ValueError(f"token_ids, loss_mask and logprobs differ in length: {lengths}")
-        total = self.logprobs.sum()  # one pass; finite numbers may still add up to infinity
+        total = np.add.reduce(self.logprobs)  # one pass; finite ones may add up to infinity
         if not math.isfinite(total) and not np.isfinite(self.logprobs).all():
             raise ValueError("a log-probability is not finite")
 
@@ -173,6 +168,8 @@ class Rollout:
 
     `reward` is None whenever the infrastructure failed or the rollout was cancelled: never 0.
     `data` holds what each stage left as JSON, by stage; `arrays` every other array by name.
+    `policy_version` is that of the first token sampled; `sampling_id` and `prompt` say which group
+    of which sampling it is of, if it is of one.
     """
 
     rollout_id: str
@@ -191,3 +188,6 @@ class Rollout:
     timings: tuple[StageTiming, ...]
     receipt: Receipt | None
     total_s: float
+    policy_version: int | None = None
+    sampling_id: str = ""
+    prompt: int = 0

@@ -2,8 +2,8 @@
 
 A run is named in `OUT/run.json`; its name is the client_id and the prefix of every group, so that
 an interrupted run goes on where it was (`--resume`) and a new one never meets the ids of an old.
-A rollout is acknowledged once it is written, so a crash loses none; one that comes again after a
-crash is recognised by its id.
+A rollout is acknowledged once it is on disk, so not even a crash of the machine loses one; one that
+comes again after a crash is recognised by its id.
 """
 
 import time
@@ -21,7 +21,8 @@ from rich.console import Console
 from .client import Client
 from .display import RunDisplay
 from .errors import RollmqError
-from .output import FILE_NAME, read_rollouts, write_rollout
+from .files import write_whole
+from .output import FILE_NAME, RolloutFile, read_rollouts
 from .records import Rollout, Task
 from .summary import Section, Summary
 from .supervisor import Supervisor
@@ -117,9 +118,9 @@ def _stream(job: _Job, supervisor: Supervisor) -> None:
     options, window = job.options, job.topology.limits.client_window
     wanted = (task for task in job.tasks if not _all_done(job, task))
     with (
-        Client(job.topology.path, job.name, window=window) as client,
+        RolloutFile(options.out / FILE_NAME) as file,  # closed last: a client that closes syncs
+        Client(job.topology.path, job.name, window=window, sync=file.sync) as client,
         _display(job.console, job.total, quiet=options.quiet) as display,
-        (options.out / FILE_NAME).open("ab") as file,
     ):
         status: dict[str, Any] | None = None
         look_at = 0.0
@@ -138,11 +139,10 @@ def _stream(job: _Job, supervisor: Supervisor) -> None:
             display.update(job.summary, status)
 
 
-def _keep(job: _Job, rollout: Rollout, file: IO[bytes]) -> None:
-    """Write a rollout out of this process: its acknowledgement is the next thing that happens."""
+def _keep(job: _Job, rollout: Rollout, file: RolloutFile) -> None:
+    """Write a rollout that is new; the client syncs the file before it acknowledges."""
     if rollout.rollout_id not in job.done:
-        write_rollout(file, rollout)
-        file.flush()
+        file.write(rollout)
         job.done.add(rollout.rollout_id)
         job.summary.add(rollout)
 
@@ -213,6 +213,4 @@ def _discard(topology: Topology, name: str) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    draft = path.with_suffix(".tmp")
-    draft.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
-    draft.replace(path)
+    write_whole(path, orjson.dumps(value, option=orjson.OPT_INDENT_2), sync=True)

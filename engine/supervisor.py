@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -23,7 +23,8 @@ import structlog
 
 from .client import Client
 from .errors import BrokerUnreachable, NodeFailed
-from .process import child_environment
+from .files import write_whole
+from .process import Backoff, ended_by, last_lines, node_backoff, spawn
 from .sockets import private_directory
 from .topology import BROKER_EDGES, ROUTER_EDGES, Node, Topology
 
@@ -36,8 +37,6 @@ MODULES = {
 }
 BACKEND_MODULES = {"simulator": "nodes.backends.simulator", "vllm": "nodes.backends.vllm"}
 PROVIDED = "by_"  # before a provider's name in the figures of who keeps sandboxes
-SHORT_LIFE_S = 5.0  # a node that ends sooner is restarted with a doubled delay
-MAX_DELAY_S = 5.0
 GIVE_UP = 8  # short lives in a row after which the run is over
 LAST_WORDS = 12  # lines of a node's log that its failure quotes
 
@@ -49,8 +48,8 @@ class Child:
     node: Node
     process: subprocess.Popen[bytes]
     started_at: float
+    backoff: Backoff = field(default_factory=node_backoff)
     restarts: int = 0
-    short_lives: int = 0
     restart_at: float | None = None
 
 
@@ -74,7 +73,6 @@ class Supervisor:
         """
         private_directory(self._topology.run_dir)
         self._take_lock()
-        (self._topology.run_dir / "logs").mkdir(exist_ok=True)
         _write_address_book(self._topology)
         for node in self._topology.nodes(self._host):
             self._children[node.name] = Child(node, self._spawn(node), time.monotonic())
@@ -167,16 +165,7 @@ class Supervisor:
         command = [sys.executable, "-m", self._module(node), "--topology", str(self._topology.path)]
         if node.role != "broker":
             command += ["--name", node.name]
-        log_path = self._log_path(node.name)
-        with log_path.open("ab") as output:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=child_environment(),
-                process_group=0,
-            )
+        return spawn(command, self._log_path(node.name))
 
     def _module(self, node: Node) -> str:
         if node.role == "backend":
@@ -184,13 +173,12 @@ class Supervisor:
         return MODULES[node.role]
 
     def _plan_restart(self, child: Child, now: float) -> None:
-        short = now - child.started_at < SHORT_LIFE_S
-        child.short_lives = child.short_lives + 1 if short else 0
+        delay_s = child.backoff.ended(now - child.started_at)
         name, status = child.node.name, child.process.returncode
-        if child.short_lives > GIVE_UP and status > 0:  # one that was killed did not end by itself
+        is_hopeless = child.backoff.short_lives > GIVE_UP
+        if is_hopeless and status > 0:  # one that was killed did not end by itself
             told = self._last_words(name)
             raise NodeFailed(f"{name} keeps ending (status {status}), the last time with:\n{told}")
-        delay_s = min(MAX_DELAY_S, 0.1 * 2.0 ** min(child.short_lives, 8)) if short else 0.0
         child.restart_at = now + delay_s
         log.warning("node ended", child=name, status=status)
 
@@ -216,19 +204,15 @@ class Supervisor:
                 child.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + patience_s
         for child in children:
-            try:
-                child.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            if not ended_by(child.process, deadline):
                 log.warning("node did not drain in time, killed", child=child.node.name)
-                os.killpg(child.process.pid, signal.SIGKILL)
-                child.process.wait()
 
     def _log_path(self, name: str) -> Path:
         return self._topology.run_dir / "logs" / f"{name}.log"
 
     def _last_words(self, name: str) -> str:
-        lines = self._log_path(name).read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"  {name}: {line}" for line in lines[-LAST_WORDS:])
+        lines = last_lines(self._log_path(name), LAST_WORDS)
+        return "\n".join(f"  {name}: {line}" for line in lines)
 
 
 def _write_address_book(topology: Topology) -> None:
@@ -238,9 +222,5 @@ def _write_address_book(topology: Topology) -> None:
         "launcher_pid": os.getpid(),
         "endpoints": {edge: topology.endpoint(edge) for edge in edges},
     }
-    path = topology.run_dir / "address.json"
-    draft = path.with_suffix(".tmp")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(orjson.dumps(book, option=orjson.OPT_INDENT_2))
-    draft.replace(path)
+    text = orjson.dumps(book, option=orjson.OPT_INDENT_2)
+    write_whole(topology.run_dir / "address.json", text, mode=0o600)

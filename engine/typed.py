@@ -1,8 +1,9 @@
 """JSON into typed, frozen records, or a refusal that names the field.
 
-A record's annotations are its schema: `compile_decoder(cls)` reads them once and returns a
-function from a JSON object to an instance. Annotations may be str, int, float, bool, None, Literal,
-unions with None, `tuple[T, ...]`, fixed tuples, `dict[str, T]`, other records, and
+A record's annotations are its schema. `compile_reader(cls)` returns a function from JSON text to an
+instance of a `Record`: msgspec does it in one pass, and what that refuses is decoded again by
+`compile_decoder(cls)`, field by field, to name the place. Annotations may be str, int, float, bool,
+None, Literal, unions with None, `tuple[T, ...]`, fixed tuples, `dict[str, T]`, other records, and
 `Annotated[T, ...]` with `Length`, `AtLeast` and a sentence for the documentation. An object with a
 key that the record lacks is refused; a key may be missing only where the record has a default.
 
@@ -13,10 +14,14 @@ import dataclasses
 import math
 import types
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-Record = TypeVar("Record")
+import msgspec
+import orjson
+from msgspec import NODEFAULT, Meta, Struct
+
+R = TypeVar("R")
 Decoder = Callable[[Any], Any]
 INT64 = 2**63
 
@@ -30,61 +35,71 @@ class Mismatch(Exception):  # noqa: N818 - always translated before it leaves th
         super().__init__(f"{'.'.join(path)}: {message}")
 
 
-@dataclass(frozen=True, slots=True)
-class Length:
-    """Bounds of a string in characters, or of an array in items."""
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """A frozen record that passes in messages: made, read and written by msgspec, in C.
 
-    least: int
-    most: int
+    What passes rarely may as well be a frozen dataclass, for `compile_decoder` alone.
+    """
 
 
-@dataclass(frozen=True, slots=True)
-class AtLeast:
-    """The smallest number allowed."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a record; `default` is MISSING if it is required."""
 
-    least: int
+    name: str
+    annotation: Any
+    default: Any
+
+
+def Length(least: int, most: int) -> Meta:  # noqa: N802 - stands among types
+    """Bound a string in characters, or an array in items."""
+    return Meta(min_length=least, max_length=most)
+
+
+def AtLeast(least: int) -> Meta:  # noqa: N802 - stands among types
+    """Bound a number from below; an integer of a Record needs this or `Int64`."""
+    return Meta(ge=least, le=INT64 - 1)
 
 
 Id = Annotated[str, Length(1, 200)]
 Text = Annotated[str, Length(0, 20_000)]
+Int64 = Annotated[int, AtLeast(-INT64)]
 Count = Annotated[int, AtLeast(0)]
 Seconds = Annotated[float, AtLeast(0)]
 
 
-def compile_decoder(record: type[Record]) -> Callable[[Any], Record]:
-    """Return a function from a parsed JSON object to `record`.
+def compile_reader(record: type[R]) -> Callable[[bytes], R]:
+    """Return a function from JSON text to `record`, a Record.
 
-    What is right takes straight-line code generated from the annotations, as dataclasses do it for
-    `__init__`; whatever that refuses is decoded again field by field, to name the place.
+    Raises: TypeError at once, if an annotation is not one of those listed above, or if it is no
+    Record. The function returned raises Mismatch, or orjson.JSONDecodeError if the text is no JSON.
+    """
+    if not issubclass(record, Record):
+        raise TypeError(f"{record.__name__} is not a Record")
+    careful = compile_decoder(record)
+    read_at_once = msgspec.json.Decoder(record).decode
+
+    def read(text: bytes) -> R:
+        try:
+            return read_at_once(text)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return careful(orjson.loads(text))
+
+    return read
+
+
+def compile_decoder(record: type[R]) -> Callable[[Any], R]:
+    """Return a function from a parsed JSON object to `record`, a Record or a frozen dataclass.
 
     Raises: TypeError at once, if an annotation is not one of those listed above. The function
     returned raises Mismatch.
     """
-    careful = _careful(record)
-    fast: Callable[[Any], Record] = _fast(record)
-
-    def decode(value: Any) -> Record:
-        try:
-            return fast(value)
-        except (_Refused, KeyError, TypeError, Mismatch):
-            return careful(value)
-
-    return decode
-
-
-class _Refused(Exception):  # noqa: N818 - never leaves this module
-    pass
-
-
-def _careful(record: type[Record]) -> Callable[[Any], Record]:
-    hints = get_type_hints(record, include_extras=True)
     plan = tuple(
-        (field.name, _decoder(hints[field.name]), _default(field))
-        for field in dataclasses.fields(record)  # type: ignore[arg-type]
+        (field.name, _decoder(field.annotation), field.default) for field in fields(record)
     )
     names = frozenset(name for name, _, _ in plan)
 
-    def decode(value: Any) -> Record:
+    def decode(value: Any) -> R:
         if value.__class__ is not dict:
             raise Mismatch(f"expected an object, got {_name(value)}")
         items = []
@@ -107,88 +122,40 @@ def _careful(record: type[Record]) -> Callable[[Any], Record]:
     return decode
 
 
-def _fast(record: type[Any]) -> Callable[[Any], Any]:
+def is_record(annotation: Any) -> bool:
+    """Return whether an annotation is a Record or a dataclass."""
+    if not isinstance(annotation, type):
+        return False
+    return issubclass(annotation, Record) or dataclasses.is_dataclass(annotation)
+
+
+def fields(record: type[Any]) -> tuple[Field, ...]:
+    """Return a record's fields in order, with what their annotations carry."""
     hints = get_type_hints(record, include_extras=True)
-    scope: dict[str, Any] = {"refused": _Refused, "missing": MISSING}
-    lines = ["def decode(value):", " if value.__class__ is not dict: raise refused", " found = 0"]
-    arguments = []
-    for number, field in enumerate(dataclasses.fields(record)):
-        name, default = f"v{number}", _default(field)
-        scope[f"default{number}"] = default
-        arguments.append(name)
-        if default is MISSING:
-            lines.append(f" {name} = value[{field.name!r}]; found += 1")
-            lines += _indented(_checks(hints[field.name], name, number, scope))
-        else:
-            lines.append(f" {name} = value.get({field.name!r}, missing)")
-            lines.append(f" if {name} is missing: {name} = default{number}")
-            lines += [" else:", "  found += 1"]
-            lines += _indented(_indented(_checks(hints[field.name], name, number, scope)))
-    lines.append(" if len(value) != found: raise refused")
-    lines.append(f" return record({', '.join(arguments)})")
-    scope["record"] = record
-    exec("\n".join(lines), scope)  # noqa: S102 - made of this program's own annotations
-    made: Callable[[Any], Any] = scope["decode"]
-    return made
+    listed = msgspec.structs.fields if issubclass(record, Record) else dataclasses.fields
+    return tuple(
+        [
+            Field(each.name, hints[each.name], _default(each.default, each.default_factory))
+            for each in listed(record)
+        ]
+    )
 
 
-def _checks(annotation: Any, name: str, number: int, scope: dict[str, Any]) -> list[str]:
-    """Return the lines that check the variable `name` and replace it by its decoded value."""
-    base, marks = _unwrap(annotation)
-    bounds = [mark for mark in marks if isinstance(mark, Length | AtLeast)]
-    origin, arguments = get_origin(base), get_args(base)
-    if base in {int, str, bool, float}:
-        whole = [f"if {name}.__class__ is int: {name} = float({name})"] if base is float else []
-        return [*whole, f"if {_is_wrong(base, name, bounds)}: raise refused"]
-    if origin is Literal:
-        scope[f"allowed{number}"] = frozenset(arguments)
-        return [f"if {name} not in allowed{number}: raise refused"]
-    if origin in {Union, types.UnionType} and not bounds:
-        inner = next(choice for choice in arguments if choice is not type(None))
-        return [f"if {name} is not None:", *_indented(_checks(inner, name, number, scope))]
-    if origin is tuple and arguments[-1] is Ellipsis:
-        scope[f"item{number}"] = _item(arguments[0])
-        wrong = _is_wrong(list, name, bounds)
-        return [f"if {wrong}: raise refused", f"{name} = tuple(map(item{number}, {name}))"]
-    scope[f"decode{number}"] = _item(base) if not bounds else _decoder(annotation)
-    return [f"{name} = decode{number}({name})"]
-
-
-def _item(annotation: Any) -> Decoder:
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        return _fast(annotation)
-    return _decoder(annotation)
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [f" {line}" for line in lines]
-
-
-def _is_wrong(base: type, name: str, bounds: list[Length | AtLeast]) -> str:
-    wrong = f"{name}.__class__ is not {base.__name__}"
-    least = -INT64
-    for bound in bounds:
-        if isinstance(bound, AtLeast):
-            least = bound.least
-        else:
-            wrong += f" or not {bound.least} <= len({name}) <= {bound.most}"
-    if base is int:
-        return f"{wrong} or not {least} <= {name} < {INT64}"
-    if base is float:
-        below = f" or {name} < {least}" if bounds else ""
-        return f"{wrong} or {name} - {name} != 0.0{below}"
-    return wrong
+def _default(default: Any, factory: Any) -> Any:
+    if factory not in {MISSING, NODEFAULT}:
+        return factory()
+    return MISSING if default is NODEFAULT else default
 
 
 def describe(annotation: Any) -> str:
     """Name an annotation as docs/protocol.md does, such as `array (1-8) of string (1-200)`."""
     base, marks = _unwrap(annotation)
-    for mark in marks:
-        if isinstance(mark, Length):
+    for mark in bounds(marks):
+        if mark.ge is None:
             name, of, items = describe(base).partition(" of ")
-            return f"{name} ({mark.least}-{mark.most}){of}{items}"
-        if isinstance(mark, AtLeast):
-            return f"{describe(base)} (>= {mark.least})"
+            return f"{name} ({mark.min_length}-{mark.max_length}){of}{items}"
+        if mark.ge > -INT64:
+            return f"{describe(base)} (>= {mark.ge})"
     origin, arguments = get_origin(base), get_args(base)
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)
@@ -210,6 +177,11 @@ def sentence(annotation: Any) -> str:
     return next((mark for mark in marks if isinstance(mark, str)), "")
 
 
+def bounds(marks: tuple[Any, ...]) -> list[Meta]:
+    """Return the `Length` and `AtLeast` among what an annotation carries."""
+    return [mark for mark in marks if isinstance(mark, Meta)]
+
+
 def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     if get_origin(annotation) is Annotated:
         base, *marks = get_args(annotation)
@@ -217,22 +189,15 @@ def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     return annotation, ()
 
 
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return field.default
-
-
 def _decoder(annotation: Any) -> Decoder:
     base, marks = _unwrap(annotation)
-    for mark in marks:
-        if isinstance(mark, Length):
-            return _with_length(_decoder(base), mark)
-        if isinstance(mark, AtLeast):
-            return _with_least(_decoder(base), mark)
+    for mark in bounds(marks):
+        if mark.ge is None:
+            return _with_length(_decoder(base), mark.min_length or 0, mark.max_length or INT64)
+        return _with_least(_decoder(base), mark.ge)
     if base in _SCALARS:
         return _SCALARS[base]
-    if dataclasses.is_dataclass(base) and isinstance(base, type):
+    if is_record(base):
         return compile_decoder(base)
     return _generic(get_origin(base), get_args(base), annotation)
 
@@ -318,9 +283,7 @@ def _mapping(item: Decoder) -> Decoder:
     return decode
 
 
-def _with_length(inner: Decoder, bounds: Length) -> Decoder:
-    least, most = bounds.least, bounds.most
-
+def _with_length(inner: Decoder, least: int, most: int) -> Decoder:
     def decode(value: Any) -> Any:
         decoded = inner(value)
         if not least <= len(decoded) <= most:
@@ -330,9 +293,7 @@ def _with_length(inner: Decoder, bounds: Length) -> Decoder:
     return decode
 
 
-def _with_least(inner: Decoder, bound: AtLeast) -> Decoder:
-    least = bound.least
-
+def _with_least(inner: Decoder, least: float) -> Decoder:
     def decode(value: Any) -> Any:
         decoded = inner(value)
         if decoded < least:

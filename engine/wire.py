@@ -13,8 +13,10 @@ frames are never read or copied here. This module knows no socket.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, Generic, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -22,7 +24,7 @@ import orjson
 from .errors import LocalProtocolError, RemoteProtocolError
 from .messages import Message
 from .records import Buffer
-from .typed import Mismatch, compile_decoder
+from .typed import Mismatch, compile_reader
 
 VERSION = 1
 PREFIX = b"rollmq/%d " % VERSION
@@ -31,9 +33,13 @@ _DTYPES = {
     name: np.dtype(name).newbyteorder("<")
     for name in ("int32", "int64", "float32", "float64", "uint8")
 }
+_DTYPE_NAMES: dict[np.dtype[Any], Any] = {
+    dtype: name for name, little in _DTYPES.items() for dtype in (little, little.newbyteorder(">"))
+}  # a dtype's own `name` is made anew, in Python, each time it is asked for
 PACK_BYTES = 256 * 1024  # above, copying costs more than another frame
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
+write_json = msgspec.json.Encoder().encode  # of records
 M = TypeVar("M")
 
 
@@ -41,11 +47,11 @@ class Codec(Generic[M]):
     """Decode the messages that one edge carries in one direction; refuse all others."""
 
     def __init__(self, kinds: Iterable[type[M]]) -> None:
-        self._decoders: dict[bytes, tuple[Callable[[Any], M], bool]] = {}
+        self._readers: dict[bytes, tuple[Callable[[bytes], M], bool]] = {}
         for kind in kinds:
             first = PREFIX + kind.kind.encode()  # type: ignore[attr-defined]
-            has_body = "buffers" in kind.__dataclass_fields__  # type: ignore[attr-defined]
-            self._decoders[first] = (compile_decoder(kind), has_body)
+            has_body = "buffers" in kind.__struct_fields__  # type: ignore[attr-defined]
+            self._readers[first] = (compile_reader(kind), has_body)
 
     def decode(self, frames: Sequence[Any]) -> tuple[M, list[Any]]:
         """Return the record and its body frames, as they came (bytes or zmq.Frame).
@@ -54,24 +60,30 @@ class Codec(Generic[M]):
         """
         if len(frames) < 2:
             raise RemoteProtocolError(f"expected at least 2 frames, got {len(frames)}", "frames")
-        decoder, has_body = self._decoder(_bytes(frames[0]))
-        header = _parse(_bytes(frames[1]))
+        read, has_body = self._reader(_bytes(frames[0]))
+        header = _bytes(frames[1])
+        if len(header) > HEADER_BYTES:
+            raise RemoteProtocolError(f"{len(header)} bytes are over {HEADER_BYTES}", "header")
         try:
-            record = decoder(header)
+            record = read(header)
         except Mismatch as wrong:
             raise RemoteProtocolError(wrong.message, ".".join(wrong.path) or "header") from None
+        except orjson.JSONDecodeError as wrong:
+            raise RemoteProtocolError(str(wrong), "header") from None
         body = list(frames[2:])
-        _check_body(record.buffers if has_body else (), body)  # type: ignore[attr-defined]
+        described = record.buffers if has_body else ()  # type: ignore[attr-defined]
+        if described or body:
+            _check_body(described, body)
         return record, body
 
-    def _decoder(self, first: bytes) -> tuple[Callable[[Any], M], bool]:
-        found = self._decoders.get(first)
+    def _reader(self, first: bytes) -> tuple[Callable[[bytes], M], bool]:
+        found = self._readers.get(first)
         if found is not None:
             return found
         if not first.startswith(PREFIX):
             expected = f"expected {PREFIX.decode()!r}, got {first[:24]!r}"
             raise RemoteProtocolError(expected, "version")
-        allowed = ", ".join(sorted(kind[len(PREFIX) :].decode() for kind in self._decoders))
+        allowed = ", ".join(sorted(kind[len(PREFIX) :].decode() for kind in self._readers))
         raise RemoteProtocolError(f"{first[:40]!r} is not one of {allowed}", "kind")
 
 
@@ -81,11 +93,12 @@ def encode(message: Message, body: Sequence[Any] = ()) -> list[Any]:
     Raises: LocalProtocolError if body and descriptions differ.
     """
     described = getattr(message, "buffers", ())
-    try:
-        _check_body(described, body)
-    except RemoteProtocolError as wrong:
-        raise LocalProtocolError(str(wrong)) from None
-    return [PREFIX + message.kind.encode(), orjson.dumps(message), *body]
+    if described or body:
+        try:
+            _check_body(described, body)
+        except RemoteProtocolError as wrong:
+            raise LocalProtocolError(str(wrong)) from None
+    return forward(message, body)
 
 
 def pack(body: Sequence[Any]) -> Sequence[Any]:
@@ -97,7 +110,12 @@ def pack(body: Sequence[Any]) -> Sequence[Any]:
 
 def forward(message: Message, body: Sequence[Any]) -> list[Any]:
     """Return the frames of `message` for a body whose frames were checked when they came."""
-    return [PREFIX + message.kind.encode(), orjson.dumps(message), *body]
+    return [_first_frame(message.kind), write_json(message), *body]
+
+
+@cache
+def _first_frame(kind: str) -> bytes:
+    return PREFIX + kind.encode()
 
 
 def json_buffer(name: str, value: Any) -> tuple[Buffer, bytes]:
@@ -111,9 +129,9 @@ def array_buffer(name: str, array: npt.NDArray[Any]) -> tuple[Buffer, memoryview
 
     Raises: LocalProtocolError if its dtype has no form on the wire.
     """
-    dtype: Any = array.dtype.name
-    if dtype not in _DTYPES:
-        raise LocalProtocolError(f"dtype {dtype} is not one of the wire's", name)
+    dtype = _DTYPE_NAMES.get(array.dtype)
+    if dtype is None:
+        raise LocalProtocolError(f"dtype {array.dtype.name} is not one of the wire's", name)
     if array.size == 0:
         return Buffer(name, dtype, array.shape), memoryview(b"")
     flat = np.ascontiguousarray(array, dtype=_DTYPES[dtype])
@@ -158,7 +176,10 @@ def read_body(
 
 
 def split(buffers: Sequence[Buffer], body: Sequence[Any]) -> Sequence[Any]:
-    """Return one frame for each buffer of a checked body: views on a frame that holds several."""
+    """Return one frame for each buffer of a body: views on a frame that holds several.
+
+    The body was checked, or is one frame of all the buffers joined.
+    """
     if len(buffers) == len(body):
         return body
     parts: list[Any] = []
@@ -166,7 +187,7 @@ def split(buffers: Sequence[Buffer], body: Sequence[Any]) -> Sequence[Any]:
     frame, at = memoryview(b""), 0
     for buffer in buffers:
         if at == len(frame):
-            frame, at = memoryview(next(frames)), 0
+            frame, at = memoryview(next(frames, b"")), 0
         parts.append(frame[at : at + buffer.size_bytes])
         at += buffer.size_bytes
     return parts
@@ -179,15 +200,6 @@ def size_bytes(body: Sequence[Any]) -> int:
 
 def _bytes(frame: Any) -> bytes:
     return frame if frame.__class__ is bytes else frame.bytes
-
-
-def _parse(header: bytes) -> Any:
-    if len(header) > HEADER_BYTES:
-        raise RemoteProtocolError(f"{len(header)} bytes are over {HEADER_BYTES}", "header")
-    try:
-        return orjson.loads(header)
-    except orjson.JSONDecodeError as wrong:
-        raise RemoteProtocolError(str(wrong), "header") from None
 
 
 def _check_body(described: Sequence[Buffer], body: Sequence[Any]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from msgspec import to_builtins
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -52,7 +53,7 @@ def find(file: Path, beginning: str) -> Rollout:
 
 def show_json(rollout: Rollout) -> None:
     """Print the whole record as JSON, arrays as lists."""
-    sys.stdout.buffer.write(orjson.dumps(asdict(rollout), option=JSON_OPTIONS) + b"\n")
+    sys.stdout.buffer.write(orjson.dumps(asdict(rollout), to_builtins, JSON_OPTIONS) + b"\n")
 
 
 def console_for(color: str) -> Console:
@@ -83,7 +84,7 @@ def show_rollout(rollout: Rollout, listed: int = 0, console: Console | None = No
         text = f"{failure.stage} attempt {failure.attempt}: {failure.boundary}: {failure.error}"
         console.print(Text(f"{text}: {failure.message} ({failure.node})", style="red"))
     if rollout.receipt is not None:
-        console.print(Text(f"receipt: {asdict(rollout.receipt)}", style="yellow"))
+        console.print(Text(f"receipt: {to_builtins(rollout.receipt)}", style="yellow"))
 
 
 def _head(rollout: Rollout) -> Text:

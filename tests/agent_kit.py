@@ -144,7 +144,7 @@ def generation(
     """Return a completion whose log-probabilities differ from token to token."""
     token_ids = np.array(ids, dtype=np.int32)
     logprobs = -np.linspace(0.1, 1.0, len(token_ids), dtype=np.float32)
-    spans = np.array([[0, len(token_ids), version]], dtype=np.int32)
+    spans = np.array([[0, len(token_ids), version]], dtype=np.int32)[: len(token_ids)]
     return Generation(token_ids, logprobs, finish_reason, spans, **fields)
 
 

@@ -1,13 +1,16 @@
-"""A directory for a run, with a name short enough for its sockets, and one vLLM server for all."""
+"""A directory for a run, with a name short enough for its sockets, one vLLM server for all, and
+figures that tests measure, shown at the end of the run."""
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from .vllm_kit import TINY, served
+
+FIGURES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
@@ -22,3 +25,14 @@ def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the URL of a server with the tiny model; who loads other weights puts these back."""
     with served(TINY, tmp_path_factory.mktemp("server")) as url:
         yield url
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Return a function that takes a sentence with a figure."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in terminalreporter.config.stash.get(FIGURES, []):
+        terminalreporter.write_line(f"measured: {line}")

@@ -47,6 +47,7 @@ class FakeVllm:
         self.is_up = True
         self.health = 200
         self.is_paused = False
+        self.api_key = ""
 
     @property
     def url(self) -> str:
@@ -58,6 +59,13 @@ class FakeVllm:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
+        is_guarded = request.path.startswith(("/v1", "/inference"))
+        if (
+            self.api_key
+            and is_guarded
+            and request.headers.get("Authorization") != (f"Bearer {self.api_key}")
+        ):
+            return web.json_response({"error": "Unauthorized"}, status=401)
         if request.path == "/inference/v1/generate":
             status, content = self.generate(json.loads(body))
             return web.json_response(content, status=status)

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import orjson
+from msgspec.structs import replace
 
 from engine.ledger import (
     ENTRIES,
     Dispatch,
     Event,
     Forget,
+    ForgetValue,
     FromTrainer,
     FromWorker,
     Instruction,
@@ -39,6 +40,7 @@ from engine.messages import (
     WorkerLost,
 )
 from engine.records import Buffer, Failure
+from engine.wire import write_json
 
 from .promises import Promises
 
@@ -72,7 +74,7 @@ class MemoryJournal:
 
     def take(self, instruction: Instruction) -> bool:
         """Append a change, if it is one."""
-        if isinstance(instruction, Keep | KeepValue | Forget):
+        if isinstance(instruction, Keep | KeepValue | ForgetValue | Forget):
             self.changes.append(instruction)
             return True
         return False
@@ -87,6 +89,8 @@ class MemoryJournal:
                     entries.append(change)
                 case KeepValue(key):
                     values[key] = change
+                case ForgetValue(key):
+                    values.pop(key, None)
                 case Forget(orders):
                     gone = frozenset(orders)
                     entries = [entry for entry in entries if entry.order not in gone]
@@ -96,11 +100,12 @@ class MemoryJournal:
         """Build a ledger from what is left, by way of JSON as a file would."""
         recovery = Recovery(rules, broker_id, now)
         for change in self.changes:
+            if isinstance(change, KeepValue):
+                recovery.value(change.key, orjson.loads(write_json(change.value)))
+        for change in self.changes:
             if isinstance(change, Keep):
                 decode = ENTRIES[type(change.entry).__name__]
-                recovery.entry(change.order, decode(orjson.loads(orjson.dumps(change.entry))))
-            elif isinstance(change, KeepValue):
-                recovery.value(change.key, orjson.loads(orjson.dumps(change.value)))
+                recovery.entry(change.order, decode(orjson.loads(write_json(change.entry))))
         recovery.finish()
         return Ledger.recovered(recovery)
 

@@ -77,13 +77,13 @@ class RawTrainer:
     def send_frames(self, *frames: bytes) -> None:
         self._socket.send_multipart(frames)
 
-    def receive(self, *kinds: str) -> Message:
+    def receive(self, *kinds: str, patience_s: float = DEADLINE_S) -> Message:
         """Return the next message of one of these kinds; others are kept for later."""
         for message in self._came:
             if message.kind in kinds:
                 self._came.remove(message)
                 return message
-        give_up_at = time.monotonic() + DEADLINE_S
+        give_up_at = time.monotonic() + patience_s
         while (left_s := give_up_at - time.monotonic()) > 0:
             if self._socket.poll(int(left_s * 1000)):
                 message = Message(self._socket.recv_multipart())

@@ -89,6 +89,14 @@ def running_topology(
     directory: Path, text: str, kinds: Mapping[str, str], ready_s: float = READY_S
 ) -> Iterator[Site]:
     """Start a topology, wait until every node is ready, and stop all of it at the end."""
+    with prepared(directory, text, kinds) as topology, Supervisor(topology) as supervisor:
+        supervisor.wait_ready(ready_s)
+        yield Site(topology, supervisor)
+
+
+@contextmanager
+def prepared(directory: Path, text: str, kinds: Mapping[str, str]) -> Iterator[Topology]:
+    """Write a topology and its kinds, where nodes that are started meanwhile find them."""
     package = directory / "kinds"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -96,10 +104,8 @@ def running_topology(
         (package / f"{name}.py").write_text(source)
     file = directory / "topology.yaml"
     file.write_text(text)
-    topology = load(file)
-    with _python_path(directory), Supervisor(topology) as supervisor:
-        supervisor.wait_ready(ready_s)
-        yield Site(topology, supervisor)
+    with _python_path(directory):
+        yield load(file)
 
 
 @contextmanager

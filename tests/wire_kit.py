@@ -1,14 +1,13 @@
 """Any instance of any message, drawn from its annotations, with body frames that fit it."""
 
-import dataclasses
 import types
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from hypothesis import strategies as st
 
 from engine import messages
 from engine.records import ITEM_BYTES, Buffer
-from engine.typed import AtLeast, Length
+from engine.typed import INT64, bounds, fields, is_record
 
 EDGES: dict[str, tuple[type[Any], ...]] = {
     "from-trainer": messages.FROM_TRAINER,
@@ -22,25 +21,20 @@ EDGES: dict[str, tuple[type[Any], ...]] = {
 KINDS = tuple(dict.fromkeys(kind for kinds in EDGES.values() for kind in kinds))
 MOST = 4  # items of an array that is drawn; bounds themselves are tested by name
 CHARACTERS = st.characters(exclude_categories=("Cs",))
-INT64 = {"min_value": -(2**63), "max_value": 2**63 - 1}
 
 Sent = tuple[Any, list[bytes]]
 
 
 def sent(kind: type[Any]) -> st.SearchStrategy[Sent]:
     """Draw a message of `kind` and its body frames."""
-    hints = get_type_hints(kind, include_extras=True)
-    bounds = next((m for m in getattr(hints.get("buffers"), "__metadata__", ()) if _is(m)), None)
-    hints.pop("kind", None)
-    has_body = hints.pop("buffers", None) is not None
-    fields = {
-        f.name: _annotated(hints[f.name]) for f in dataclasses.fields(kind) if f.name in hints
-    }
-    if not has_body:
-        return st.builds(kind, **fields).map(lambda record: (record, []))
-    least, most = (bounds.least, min(bounds.most, MOST)) if bounds else (0, MOST)
+    hints = {field.name: field.annotation for field in fields(kind)}
+    body = hints.pop("buffers", None)
+    drawn = {name: _annotated(hint) for name, hint in hints.items()}
+    if body is None:
+        return st.builds(kind, **drawn).map(lambda record: (record, []))
+    least, most = _lengths(getattr(body, "__metadata__", ()))
     described = st.lists(buffers(), min_size=least, max_size=most, unique_by=lambda b: b[0].name)
-    return st.tuples(st.fixed_dictionaries(fields), described).map(lambda drawn: _join(kind, drawn))
+    return st.tuples(st.fixed_dictionaries(drawn), described).map(lambda both: _join(kind, both))
 
 
 def buffers() -> st.SearchStrategy[tuple[Buffer, bytes]]:
@@ -62,35 +56,33 @@ def _join(kind: type[Any], drawn: tuple[dict[str, Any], list[tuple[Buffer, bytes
     return record, [frame for _, frame in body]
 
 
-def _is(mark: Any) -> bool:
-    return isinstance(mark, Length)
+def _lengths(marks: tuple[Any, ...]) -> tuple[int, int]:
+    for mark in bounds(marks):
+        if mark.ge is None:
+            least = mark.min_length or 0
+            return least, min(mark.max_length or least + MOST, least + MOST)
+    return 0, MOST
 
 
 def _annotated(annotation: Any) -> st.SearchStrategy[Any]:
-    least, most, number = 0, MOST, None
-    base = annotation
-    if get_origin(annotation) is Annotated:
-        base, *marks = get_args(annotation)
-        for mark in marks:
-            if isinstance(mark, Length):
-                least, most = mark.least, min(mark.most, mark.least + MOST)
-            elif isinstance(mark, AtLeast):
-                number = mark.least
-    return _drawn(base, least, most, number)
+    if get_origin(annotation) is not Annotated:
+        return _drawn(annotation, 0, MOST, None)
+    base, *marks = get_args(annotation)
+    number = next((mark.ge for mark in bounds(tuple(marks)) if mark.ge is not None), None)
+    return _drawn(base, *_lengths(tuple(marks)), number)
 
 
-def _drawn(base: Any, least: int, most: int, number: int | None) -> st.SearchStrategy[Any]:
+def _drawn(base: Any, least: int, most: int, number: float | None) -> st.SearchStrategy[Any]:
     if base is str:
         return st.text(CHARACTERS, min_size=least, max_size=max(most, 1))
     if base is int:
-        return st.integers(**(INT64 | ({} if number is None else {"min_value": number})))
+        return st.integers(-INT64 if number is None else int(number), INT64 - 1)
     if base is float:
         return st.floats(number, allow_nan=False, allow_infinity=False)
     if base is bool:
         return st.booleans()
-    if dataclasses.is_dataclass(base):
-        hints = get_type_hints(base, include_extras=True)
-        return st.builds(base, **{name: _annotated(hint) for name, hint in hints.items()})
+    if is_record(base):
+        return st.builds(base, **{each.name: _annotated(each.annotation) for each in fields(base)})
     return _generic(get_origin(base), get_args(base), least, most)
 
 

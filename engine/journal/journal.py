@@ -14,16 +14,18 @@ After a crash a body whose release was still queued is back; so is an entry whos
 """
 
 import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from isal.isal_zlib import crc32
+
 from ..errors import JournalError
 from .segments import Ballast, Cursor, Location, Segments
 from .store import (
     Append,
+    Drop,
     Forget,
     Put,
     Release,
@@ -62,6 +64,11 @@ class NullJournal:
     def put(self, key: str, value: bytes) -> int:
         """Return the next position."""
         del key, value
+        return self._next()
+
+    def drop(self, key: str) -> int:
+        """Return the next position."""
+        del key
         return self._next()
 
     def forget(self, orders: Sequence[int]) -> int:
@@ -172,7 +179,7 @@ class Journal:
             length, crc = 0, 0
             for frame in frames:
                 length += frame.nbytes
-                crc = zlib.crc32(frame, crc)
+                crc = crc32(frame, crc)
             location = self._cursor.place(length, crc)
             self._unwritten[location.place] = frames
         position = self._next()
@@ -186,6 +193,15 @@ class Journal:
         """
         position = self._next()
         self._queue.put(Put(position, key, value))
+        return position
+
+    def drop(self, key: str) -> int:
+        """Queue the removal of a key's value, if it has one; return its position.
+
+        Raises: JournalError if the writer has failed.
+        """
+        position = self._next()
+        self._queue.put(Drop(position, key))
         return position
 
     def forget(self, orders: Sequence[int]) -> int:

@@ -19,13 +19,15 @@ journal's statistics shows what that costs.
 
 import errno
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from isal.isal_zlib import crc32
+
 from ..errors import DiskFull, JournalError
+from ..files import sync_directory
 
 IOV_MAX = 1024  # Linux takes no more buffers in one pwritev
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -60,19 +62,6 @@ def storage_errors(path: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         kind = DiskFull if error.errno in NO_SPACE else JournalError
         raise kind(f"{path}: cannot {doing}: {error.strerror}") from error
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable.
-
-    Raises: JournalError.
-    """
-    with storage_errors(path, "sync the directory"):
-        file = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
 
 
 class Ballast:
@@ -192,7 +181,8 @@ class Segments:
             with storage_errors(self._path(number), "sync"):
                 os.fdatasync(self._files[number])
         if self._renamed and sync:
-            sync_directory(self._directory)
+            with storage_errors(self._directory, "sync the directory"):
+                sync_directory(self._directory)
         self._renamed = False
 
     def _open(self, location: Location) -> int:
@@ -282,7 +272,7 @@ class Segments:
                 data = os.pread(file, location.length, location.offset)
             finally:
                 os.close(file)
-        if len(data) != location.length or zlib.crc32(data) != location.crc:
+        if len(data) != location.length or crc32(data) != location.crc:
             place = f"{path}: offset {location.offset}"
             raise JournalError(f"{place}: {location.length} bytes differ from what was written")
         return memoryview(data)

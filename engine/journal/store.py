@@ -28,10 +28,11 @@ from typing import Any
 import orjson
 
 from ..errors import DiskFull, JournalError
-from .segments import NO_SPACE, Frames, Location, Place, storage_errors, sync_directory
+from ..files import sync_directory
+from .segments import NO_SPACE, Frames, Location, Place, storage_errors
 
 BATCH_BYTES = 16 * 1024 * 1024  # bodies in one commit: tens of milliseconds of a slow disk
-SCHEMA_VERSION = 1  # as the last statement of SCHEMA sets it
+SCHEMA_VERSION = 2  # as the last statement of SCHEMA sets it
 PROBE_BYTES = 64 * 1024  # more than the page or two that a failed write of SQLite asked for
 MOUNTINFO = Path("/proc/self/mountinfo")
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -49,7 +50,7 @@ CREATE TABLE pairs (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
 CREATE TABLE stream (last INTEGER);
 INSERT INTO stream VALUES (0);
 CREATE VIEW batch AS
-    SELECT 0 AS gone, 0 AS rows, 0 AS pairs, 0 AS released, 0 AS data, 0 AS last;
+    SELECT 0 AS gone, 0 AS rows, 0 AS pairs, 0 AS dropped, 0 AS released, 0 AS data, 0 AS last;
 CREATE TRIGGER commit_batch INSTEAD OF INSERT ON batch BEGIN
     DELETE FROM entries WHERE owner IN (SELECT value FROM json_each(NEW.gone));
     INSERT INTO entries SELECT
@@ -62,12 +63,13 @@ CREATE TRIGGER commit_batch INSTEAD OF INSERT ON batch BEGIN
         json_extract(value, '$[0]'),
         substr(NEW.data, json_extract(value, '$[1]'), json_extract(value, '$[2]'))
         FROM json_each(NEW.pairs);
+    DELETE FROM pairs WHERE key IN (SELECT value FROM json_each(NEW.dropped));
     UPDATE entries SET segment = NULL WHERE (owner, position) IN (
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')
         FROM json_each(NEW.released));
     UPDATE stream SET last = max(last, NEW.last);
 END;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 COMMIT;
 """
 
@@ -105,6 +107,14 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """A key's value goes."""
+
+    position: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Every entry of these orders that came before goes."""
 
@@ -120,7 +130,7 @@ class Release:
     place: Place
 
 
-Change = Append | Put | Forget | Release
+Change = Append | Put | Drop | Forget | Release
 
 
 @dataclass(slots=True)
@@ -130,7 +140,7 @@ class Batch:
     last: int = 0
     forgotten: set[int] = field(default_factory=set)
     appends: dict[int, list[Append]] = field(default_factory=dict)  # by order
-    values: dict[str, bytes] = field(default_factory=dict)
+    values: dict[str, bytes | None] = field(default_factory=dict)  # None: it goes
     released: dict[Place, tuple[int, int]] = field(default_factory=dict)  # order and position
 
     def entries(self) -> Iterator[Append]:
@@ -158,6 +168,8 @@ def fold(changes: Sequence[Change], owner: Callable[[Place], tuple[int, int] | N
                     placed[location.place] = (order, position)
             case Put():
                 batch.values[change.key] = change.value
+            case Drop(key=key):
+                batch.values[key] = None
             case Forget():
                 batch.forgotten.update(change.orders)
                 for order in change.orders:
@@ -222,7 +234,8 @@ class Store:
             self._database.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
             self._expect_schema()
             self.last: int = self._database.execute("SELECT last FROM stream").fetchone()[0]
-        sync_directory(path.parent)
+        with storage_errors(path.parent, "sync the directory"):
+            sync_directory(path.parent)
 
     def _expect_schema(self) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
@@ -242,7 +255,7 @@ class Store:
         """
         values = _statement_values(batch)
         with self._errors("commit"), self._lock:
-            self._database.execute("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?)", values)
+            self._database.execute("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def entries(self) -> list[Stored]:
         """Return every committed entry, by position.
@@ -308,7 +321,7 @@ class Store:
             probe.unlink(missing_ok=True)
 
 
-def _statement_values(batch: Batch) -> tuple[str, str, str, str, bytes, int]:
+def _statement_values(batch: Batch) -> tuple[str, str, str, str, str, bytes, int]:
     data = [b"\0"]  # SQL takes a part of an empty blob for NULL
     rows, pairs, at = [], [], 2  # SQL counts bytes from 1
     for entry in batch.entries():
@@ -317,13 +330,15 @@ def _statement_values(batch: Batch) -> tuple[str, str, str, str, bytes, int]:
         rows.append((entry.order, entry.position, entry.kind, at, len(entry.header), *place))
         data.append(entry.header)
         at += len(entry.header)
-    for key, value in batch.values.items():
+    dropped = [key for key, value in batch.values.items() if value is None]
+    kept = [(key, value) for key, value in batch.values.items() if value is not None]
+    for key, value in kept:
         pairs.append((key, at, len(value)))
         data.append(value)
         at += len(value)
-    lists = (list(batch.forgotten), rows, pairs, list(batch.released.values()))
-    gone, rows_text, pairs_text, released = (orjson.dumps(items).decode() for items in lists)
-    return gone, rows_text, pairs_text, released, b"".join(data), batch.last
+    lists = (list(batch.forgotten), rows, pairs, dropped, list(batch.released.values()))
+    gone, made, put, lost, released = (orjson.dumps(items).decode() for items in lists)
+    return gone, made, put, lost, released, b"".join(data), batch.last
 
 
 def lock_directory(directory: Path) -> int:

@@ -2,7 +2,7 @@
 
 No socket, clock, thread, randomness or log; the same events at the same times give the same
 instructions. The states are the table in states.py. Reading order: states, instructions, rollouts,
-queues, books, intake, dispatching, attempts, recovery, checks.
+queues, books, batches, intake, dispatching, attempts, recovery, checks.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,12 @@ from heapq import heappop
 from ..messages import (
     Ack,
     Cancel,
+    EndSample,
     Goodbye,
     Heartbeat,
     Hello,
+    Ping,
+    Sample,
     StageResult,
     Submit,
     WorkerCredit,
@@ -21,7 +24,7 @@ from ..messages import (
     WorkerHello,
     WorkerLost,
 )
-from . import attempts, intake
+from . import attempts, batches, intake
 from .books import Books, Rules, StageRule
 from .checks import validate
 from .dispatching import dispatch
@@ -30,16 +33,19 @@ from .instructions import (
     AttemptFailed,
     Deliver,
     Dispatch,
+    DropTrainer,
     DropWorker,
     Ended,
     Event,
     Forget,
+    ForgetValue,
     FreeBody,
     FromTrainer,
     FromWorker,
     Instruction,
     Keep,
     KeepValue,
+    NewPolicy,
     Reply,
     Rewound,
     Settle,
@@ -64,10 +70,12 @@ __all__ = [
     "AttemptFailed",
     "Deliver",
     "Dispatch",
+    "DropTrainer",
     "DropWorker",
     "Ended",
     "Event",
     "Forget",
+    "ForgetValue",
     "FreeBody",
     "FromTrainer",
     "FromWorker",
@@ -75,6 +83,7 @@ __all__ = [
     "Keep",
     "KeepValue",
     "Ledger",
+    "NewPolicy",
     "Recovery",
     "Reply",
     "Rewound",
@@ -120,10 +129,14 @@ class Ledger:
                 _from_trainer(books, client_id, message, body_bytes, now)
             case TrainerGone(client_id):
                 intake.gone(books, client_id)
+            case NewPolicy(version):
+                batches.new_policy(books, version, now)
             case Tick(stood_still):
                 if stood_still:
                     attempts.prolong(books, now)
                 _tick(books, now)
+        if books.samplings:
+            batches.settle(books, now)
         return self.place(now) if place else self._take()
 
     def place(self, now: float) -> list[Instruction]:
@@ -174,7 +187,12 @@ def _from_worker(books: Books, message: object, body_bytes: int, now: float) -> 
 def _from_trainer(
     books: Books, client_id: str, message: object, body_bytes: int, now: float
 ) -> None:
+    client = books.clients.get(client_id)
+    if client is not None:
+        client.heard_at = now
     match message:
+        case Ping():
+            pass  # to be heard is all that it does here; the broker answers it
         case Ack():
             intake.ack(books, client_id, message, now)
         case Submit():
@@ -183,6 +201,10 @@ def _from_trainer(
             intake.hello(books, client_id, message, now)
         case Cancel():
             intake.cancel(books, client_id, message, now)
+        case Sample():
+            batches.sample(books, client_id, message, now)
+        case EndSample():
+            batches.end_sample(books, client_id, message, now)
         case Goodbye():
             intake.gone(books, client_id)
 
@@ -193,5 +215,6 @@ def _tick(books: Books, now: float) -> None:
         attempts.wake_delayed(books, heappop(books.delayed)[2], now)
     attempts.rewind_lost_hosts(books, now)
     intake.forget_acked(books, now)
+    intake.forget_clients(books, now)
     if books.recover_until and books.recover_until <= now:
         books.dirty.update(range(len(books.rules.stages)))

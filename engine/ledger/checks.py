@@ -35,6 +35,9 @@ def _check_rollout(books: Books, rollout: LedgerRollout) -> None:
     ended = rollout.state == "ended"
     _require((rollout.result is not None) == ended, "a result if and only if ended", rollout)
     _require(not rollout.cancels or rollout.state == "stopping", "cancels wait to stop", rollout)
+    for key in rollout.cancels:
+        waits = key in books.cancels and rollout.rollout_id in books.cancels[key].waiting
+        _require(waits, f"cancel {key} is answered once it has stopped", rollout)
     pins = books.pinned.get(rollout.host, {}) if rollout.host else {}
     _require((rollout.rollout_id in pins) == bool(rollout.host), "pinned where it says", rollout)
     _require(not rollout.host or rollout.state in LIVE, "only live rollouts are pinned", rollout)
@@ -71,7 +74,11 @@ def _check_queues(books: Books) -> None:
 
 
 def _check_clients(books: Books) -> None:
+    for rollout in books.rollouts.values():
+        client_id = rollout.submission.client_id
+        _require(client_id in books.clients, "its client has books", rollout)
     for client in books.clients.values():
+        _require(client.next_seq >= client.first_seq, f"{client.client_id}: numbers go up")
         members = [m for group in client.submissions.values() for s in group for m in s.members]
         unacked = [member for member in members if member.state != "acked"]
         _require(client.unacked == len(unacked), f"{client.client_id}: unacked adds up")
@@ -98,6 +105,7 @@ def _check_totals(books: Books) -> None:
     tasks = sum(submission.body_bytes for submission in submissions.values())
     _require(books.held_bytes == tasks + sum(r.size_bytes for r in unacked), "held bytes add up")
     for cancel in books.cancels.values():
+        _require(bool(cancel.waiting), f"cancel {cancel.cancel_id} is answered when all is over")
         for rollout_id in cancel.waiting:
             state = books.rollouts[rollout_id].state
             _require(state == "stopping", f"cancel {cancel.cancel_id} waits for what stops")

@@ -4,16 +4,17 @@ In: events, with the time. Out: instructions, which the broker's shell carries o
 everything that the ledger knew when it gave them is durable (`Keep` first, answers after).
 """
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from ..messages import Message, Result
 from ..messages.worker import EarlyOutcome
 from ..records import Failure, StageTiming
+from ..typed import Record
 
 
-@dataclass(frozen=True, slots=True)
-class FromTrainer:
+class FromTrainer(Struct, frozen=True):
     """A trainer said something; `body_bytes` is the size of its body frames."""
 
     client_id: str
@@ -21,23 +22,20 @@ class FromTrainer:
     body_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FromWorker:
+class FromWorker(Struct, frozen=True):
     """A worker said something."""
 
     message: Any
     body_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TrainerGone:
+class TrainerGone(Struct, frozen=True):
     """A trainer's connection has ended; its results wait."""
 
     client_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time has passed: look at leases, delays and retention.
 
     stood_still: the broker itself did, or its disk does: work may not have left, and heartbeats may
@@ -47,11 +45,16 @@ class Tick:
     stood_still: bool = False
 
 
-Event = FromTrainer | FromWorker | TrainerGone | Tick
+class NewPolicy(Struct, frozen=True):
+    """The inference backends have new weights."""
+
+    version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+Event = FromTrainer | FromWorker | TrainerGone | Tick | NewPolicy
+
+
+class Keep(Struct, frozen=True):
     """Journal an entry under `order`; `body` says that the event's body frames belong to it."""
 
     order: int
@@ -59,38 +62,39 @@ class Keep:
     body: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class KeepValue:
+class KeepValue(Struct, frozen=True):
     """Journal a small value under a key, replacing the one before."""
 
     key: str
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class FreeBody:
+class ForgetValue(Struct, frozen=True):
+    """Remove the value under a key; one that is not there is none."""
+
+    key: str
+
+
+class FreeBody(Struct, frozen=True):
     """The bodies kept under `order` are no longer needed."""
 
     order: int
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(Struct, frozen=True):
     """Remove every entry under these orders."""
 
     orders: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Struct, frozen=True):
     """Send a message to a trainer."""
 
     client_id: str
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(Struct, frozen=True):
     """Send a result to a trainer, with the bodies kept under `order`."""
 
     client_id: str
@@ -98,8 +102,7 @@ class Deliver:
     result: Result
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(Struct, frozen=True):
     """Send a stage's input to a worker, with the bodies of its task and of its stages so far."""
 
     worker_id: str
@@ -113,8 +116,7 @@ class Dispatch:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     """Tell a worker that it may forget an attempt."""
 
     worker_id: str
@@ -122,23 +124,26 @@ class Settle:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """Answer a worker on its control socket; never waits for the disk."""
 
     worker_id: str
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class DropWorker:
+class DropWorker(Struct, frozen=True):
     """A worker is gone: nothing more is sent to it."""
 
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopAttempts:
+class DropTrainer(Struct, frozen=True):
+    """A trainer is forgotten: its connection, if there still is one, has to say hello again."""
+
+    client_id: str
+
+
+class StopAttempts(Struct, frozen=True):
     """Broadcast that these attempts are no longer wanted."""
 
     held: tuple[tuple[str, int], ...]
@@ -147,6 +152,7 @@ class StopAttempts:
 Instruction = (
     Keep
     | KeepValue
+    | ForgetValue
     | FreeBody
     | Forget
     | Tell
@@ -155,13 +161,16 @@ Instruction = (
     | Settle
     | Reply
     | DropWorker
+    | DropTrainer
     | StopAttempts
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """Entry: a group was accepted; its rollouts have the orders after this one."""
+class Submitted(Record, frozen=True):
+    """Entry: a group was accepted; its rollouts have the orders after this one.
+
+    next_seq: the number of its client's next result at that time.
+    """
 
     client_id: str
     group_id: str
@@ -172,10 +181,12 @@ class Submitted:
     rollout_ids: tuple[str, ...]
     body_bytes: int
     at: float
+    sampling_id: str = ""
+    prompt: int = 0
+    next_seq: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class StageDone:
+class StageDone(Record, frozen=True):
     """Entry: a stage is committed; a checkpoint."""
 
     stage: str
@@ -193,28 +204,25 @@ class StageDone:
     seconds: float
     timing: StageTiming
     body_bytes: int
+    policy_version: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptFailed:
+class AttemptFailed(Record, frozen=True):
     """Entry: an attempt failed; `counted` if it is one of the attempts that the stage allows."""
 
     failure: Failure
     counted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Record, frozen=True):
     """Entry: the rollout has ended; what the trainer will be told, without its bodies."""
 
     result: Result
 
 
-@dataclass(frozen=True, slots=True)
-class Acked:
+class Acked(Record, frozen=True):
     """Entry: the trainer has the result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rewound:
+class Rewound(Record, frozen=True):
     """Entry: the checkpoints before this are void."""

@@ -1,7 +1,8 @@
 """Every message of the bus, by edge. Nothing here has behaviour."""
 
-from typing import ClassVar, Protocol
+from typing import Protocol
 
+from .sampling import Batch, EndSample, Judged, Sample, Wanted
 from .trainer import (
     Accepted,
     Ack,
@@ -51,10 +52,23 @@ from .worker import (
 class Message(Protocol):
     """A record with a kind; `buffers`, where it has them, describe its body frames."""
 
-    kind: ClassVar[str]
+    @property
+    def kind(self) -> str:
+        """The kind's name in frame 0; a class variable of each record."""
 
 
-FROM_TRAINER = (Hello, Submit, Ack, Cancel, StatusRequest, AskNode, Ping, Goodbye)
+FROM_TRAINER = (
+    Hello,
+    Submit,
+    Ack,
+    Cancel,
+    Sample,
+    EndSample,
+    StatusRequest,
+    AskNode,
+    Ping,
+    Goodbye,
+)
 TO_TRAINER = (
     Welcome,
     Accepted,
@@ -62,6 +76,9 @@ TO_TRAINER = (
     Credit,
     Result,
     Cancelled,
+    Wanted,
+    Judged,
+    Batch,
     Status,
     NodeAnswer,
     Pong,
@@ -98,16 +115,19 @@ __all__ = [
     "Answered",
     "AskNode",
     "Asked",
+    "Batch",
     "Boot",
     "Cancel",
     "Cancelled",
     "Credit",
+    "EndSample",
     "Goodbye",
     "Heartbeat",
     "HeartbeatReply",
     "Held",
     "Hello",
     "HelloAgain",
+    "Judged",
     "Message",
     "NodeAnswer",
     "NodeHello",
@@ -120,12 +140,14 @@ __all__ = [
     "Replaced",
     "Result",
     "ResultAck",
+    "Sample",
     "StageResult",
     "Status",
     "StatusRequest",
     "Stop",
     "Submit",
     "Unpinned",
+    "Wanted",
     "Welcome",
     "Work",
     "WorkerCredit",

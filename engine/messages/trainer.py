@@ -1,20 +1,18 @@
 """Messages on the edge trainer - broker (DEALER - ROUTER)."""
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from ..records import Buffer, Failure, Outcome, Receipt, StageTiming
-from ..typed import Count, Id, Length, Seconds, Text
+from ..typed import Count, Id, Int64, Length, Record, Seconds, Text
 
 Range = tuple[Count, Count]
 AnswerCode = Literal["done", "refused", "no_node"]
 Role = Literal["worker", "router", "backend", "sandboxes"]
 ProblemCode = Literal["hello_first", "refused"]
-RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "draining", "hello_first"]
+RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "hello_first"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Record, frozen=True):
     """Open or resume a client's stay; everything not acknowledged is delivered again."""
 
     kind: ClassVar[str] = "hello"
@@ -22,8 +20,7 @@ class Hello:
     window: Annotated[Count, "results that may be delivered and not yet acknowledged"]
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(Record, frozen=True):
     """Submit the rollouts of one task; one body frame, the task's payload as json."""
 
     kind: ClassVar[str] = "submit"
@@ -38,20 +35,23 @@ class Submit:
     ]
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "exactly one, named `task`"]
     group_size: Annotated[Count, "the group's rollouts over all its submits; 0 for just these"] = 0
-    priority: Annotated[int, "higher goes first among this client's rollouts"] = 0
+    priority: Annotated[Int64, "higher goes first among this client's rollouts"] = 0
+    sampling_id: Annotated[Text, "the sampling that this group is for; empty for none"] = ""
+    prompt: Annotated[Count, "the group's number within its sampling, from 0"] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(Record, frozen=True):
     """Acknowledge results; the broker may forget them."""
 
     kind: ClassVar[str] = "ack"
     seqs: Annotated[tuple[Range, ...], "inclusive ranges of sequence numbers"]
     window: Annotated[Count, "the new window"]
+    held: Annotated[
+        tuple[Range, ...], "results received and kept for later: the window has room again"
+    ] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Record, frozen=True):
     """Cancel rollouts, whole groups, or everything of a client."""
 
     kind: ClassVar[str] = "cancel"
@@ -62,24 +62,21 @@ class Cancel:
     client_id: Annotated[Text, "whose rollouts; empty for the sender's own"] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StatusRequest:
+class StatusRequest(Record, frozen=True):
     """Ask for the broker's state."""
 
     kind: ClassVar[str] = "status_request"
     request_id: Annotated[Id, "echoed in the answer"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Record, frozen=True):
     """Ask whether the broker is there, and whether it still owes results."""
 
     kind: ClassVar[str] = "ping"
     nonce: Annotated[Count, "echoed in the answer"]
 
 
-@dataclass(frozen=True, slots=True)
-class AskNode:
+class AskNode(Record, frozen=True):
     """Ask a node of this role something that the broker does not read; repeated until answered."""
 
     kind: ClassVar[str] = "ask_node"
@@ -88,15 +85,13 @@ class AskNode:
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "exactly one, named `question`, json"]
 
 
-@dataclass(frozen=True, slots=True)
-class Goodbye:
+class Goodbye(Record, frozen=True):
     """Leave; results wait for the next hello."""
 
     kind: ClassVar[str] = "goodbye"
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(Record, frozen=True):
     """Answer to hello: what this broker is and takes."""
 
     kind: ClassVar[str] = "welcome"
@@ -105,13 +100,12 @@ class Welcome:
     heartbeat_s: Annotated[Seconds, "how often to ping"]
     message_bytes: Annotated[Count, "the largest message taken"]
     group: Annotated[Count, "the most rollouts one submit may have"]
-    window: Annotated[Count, "the largest window granted without holding groups"]
+    window: Annotated[Count, "a window worth asking for: limits.client_window"]
     unacked: Annotated[Count, "this client's rollouts not yet acknowledged"]
     acked_through: Annotated[Count, "every result up to this sequence number is acknowledged"]
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Record, frozen=True):
     """The submit is journalled; each of its rollouts will end exactly once."""
 
     kind: ClassVar[str] = "accepted"
@@ -119,18 +113,16 @@ class Accepted:
     repeated: Annotated[tuple[Id, ...], "those of its rollouts that were known already"]
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The submit was not taken; nothing of it was kept."""
+class Refusal(Record, frozen=True):
+    """The submit, or the sampling, was not taken; nothing of it was kept."""
 
     kind: ClassVar[str] = "refused"
-    submit_id: Annotated[Id, "of the submit"]
+    submit_id: Annotated[Id, "of the submit, or of the sampling"]
     code: Annotated[RefusalCode, "why; `full` and `disk_full` pass"]
     message: Annotated[Text, "the same for people"]
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
+class Credit(Record, frozen=True):
     """There is room again, for a client that was refused as full."""
 
     kind: ClassVar[str] = "credit"
@@ -138,8 +130,7 @@ class Credit:
     bytes: Annotated[Count, "bytes of payload that would be taken now"]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Record, frozen=True):
     """A rollout that has ended; body frames are what its stages left."""
 
     kind: ClassVar[str] = "result"
@@ -156,11 +147,13 @@ class Result:
     timings: Annotated[tuple[StageTiming, ...], "one for each committed stage"]
     total_s: Annotated[Seconds, "accepted until ended"]
     receipt: Annotated[Receipt | None, "of a cancel"] = None
+    policy_version: Annotated[Count | None, "of the first token sampled; null if unknown"] = None
+    sampling_id: Annotated[Text, "the sampling that it is for; empty for none"] = ""
+    prompt: Annotated[Count, "its group's number within its sampling"] = 0
     buffers: Annotated[tuple[Buffer, ...], "the body frames, in order"] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(Record, frozen=True):
     """Everything that the cancel named is over."""
 
     kind: ClassVar[str] = "cancelled"
@@ -170,8 +163,7 @@ class Cancelled:
     unknown: Annotated[tuple[Id, ...], "rollouts and groups that this client does not have"]
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Record, frozen=True):
     """The broker's state; one body frame, named `status`, json."""
 
     kind: ClassVar[str] = "status"
@@ -179,8 +171,7 @@ class Status:
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "exactly one, named `status`"]
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAnswer:
+class NodeAnswer(Record, frozen=True):
     """A node's answer, as it came; one body frame named `answer`, json, if the code is `done`."""
 
     kind: ClassVar[str] = "node_answer"
@@ -190,8 +181,7 @@ class NodeAnswer:
     buffers: Annotated[tuple[Buffer, ...], Length(0, 1), "the answer"] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(Record, frozen=True):
     """Answer to ping."""
 
     kind: ClassVar[str] = "pong"
@@ -202,16 +192,14 @@ class Pong:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Replaced:
+class Replaced(Record, frozen=True):
     """Another connection said hello with this client_id; this one is no longer served."""
 
     kind: ClassVar[str] = "replaced"
     client_id: Annotated[Id, "the client"]
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Record, frozen=True):
     """A message of this peer was refused."""
 
     kind: ClassVar[str] = "problem"

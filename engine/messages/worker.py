@@ -1,10 +1,9 @@
 """Messages between workers, other nodes and the broker: control, work, results and broadcast."""
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from ..records import Buffer, Failure, Name, Usage
-from ..typed import Count, Id, Length, Seconds, Text
+from ..typed import Count, Id, Length, Record, Seconds, Text
 from .trainer import AnswerCode, Role
 
 Held = tuple[Id, Count]
@@ -12,8 +11,7 @@ EarlyOutcome = Literal["truncated", "agent_timeout"]
 AttemptStatus = Literal["done", "failed", "cancelled", "released"]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerHello:
+class WorkerHello(Record, frozen=True):
     """Offer slots, and list every attempt held, so that a new broker adopts it."""
 
     kind: ClassVar[str] = "worker_hello"
@@ -26,8 +24,7 @@ class WorkerHello:
     held: Annotated[tuple[Held, ...], "[rollout_id, attempt] running, or ended and unacknowledged"]
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(Record, frozen=True):
     """Renew the leases of the attempts listed."""
 
     kind: ClassVar[str] = "heartbeat"
@@ -36,8 +33,7 @@ class Heartbeat:
     lag_s: Annotated[Seconds, "how long the loop that runs handlers has not answered"]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerCredit:
+class WorkerCredit(Record, frozen=True):
     """Change what the worker takes at once; 0 slots drains it."""
 
     kind: ClassVar[str] = "worker_credit"
@@ -46,8 +42,7 @@ class WorkerCredit:
     bytes: Annotated[Count, "bytes of work it takes at once"]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
+class WorkerLost(Record, frozen=True):
     """The process that ran handlers is gone; every lease of this worker ends."""
 
     kind: ClassVar[str] = "worker_lost"
@@ -57,16 +52,14 @@ class WorkerLost:
     message: Annotated[Text, "the same for people"]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGoodbye:
+class WorkerGoodbye(Record, frozen=True):
     """Leave with nothing held."""
 
     kind: ClassVar[str] = "worker_goodbye"
     worker_id: Annotated[Id, "the worker"]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Record, frozen=True):
     """One of the things that a node looks after."""
 
     name: Annotated[Id, "its name"]
@@ -74,8 +67,7 @@ class Part:
     figures: Annotated[dict[str, float], "what is counted of it"]
 
 
-@dataclass(frozen=True, slots=True)
-class NodeHello:
+class NodeHello(Record, frozen=True):
     """A node other than a worker is ready, and stays so while it repeats this with its figures."""
 
     kind: ClassVar[str] = "node_hello"
@@ -87,8 +79,7 @@ class NodeHello:
     parts: Annotated[tuple[Part, ...], "what it looks after, for status"] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Record, frozen=True):
     """A node's answer to `asked`; the broker hands it to the client."""
 
     kind: ClassVar[str] = "answered"
@@ -99,8 +90,7 @@ class Answered:
     buffers: Annotated[tuple[Buffer, ...], Length(0, 1), "`answer`, json, if it was done"] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
+class Announced(Record, frozen=True):
     """A node tells all others of a new value: a hint, sent on to every node and never repeated."""
 
     kind: ClassVar[str] = "announced"
@@ -109,8 +99,7 @@ class Announced:
     value: Annotated[Count, "the value"]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Record, frozen=True):
     """A client's question to a node; a repeat of its id asks for nothing new."""
 
     kind: ClassVar[str] = "asked"
@@ -119,8 +108,7 @@ class Asked:
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "`question`, json"]
 
 
-@dataclass(frozen=True, slots=True)
-class Pins:
+class Pins(Record, frozen=True):
     """Ask which of these rollouts, whose sandboxes are on a host, are pinned there no more."""
 
     kind: ClassVar[str] = "pins"
@@ -129,8 +117,7 @@ class Pins:
     rollouts: Annotated[tuple[Id, ...], "whose results are settled"]
 
 
-@dataclass(frozen=True, slots=True)
-class Unpinned:
+class Unpinned(Record, frozen=True):
     """Answer to pins: these rollouts are over, or begin again; their sandboxes are not needed."""
 
     kind: ClassVar[str] = "unpinned"
@@ -138,8 +125,7 @@ class Unpinned:
     rollouts: Annotated[tuple[Id, ...], "those that are not pinned to that host"]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerWelcome:
+class WorkerWelcome(Record, frozen=True):
     """Answer to worker_hello."""
 
     kind: ClassVar[str] = "worker_welcome"
@@ -148,8 +134,7 @@ class WorkerWelcome:
     drop: Annotated[tuple[Held, ...], "attempts held that have no lease: stop them"]
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatReply:
+class HeartbeatReply(Record, frozen=True):
     """Answer to heartbeat: the truth about cancels and leases."""
 
     kind: ClassVar[str] = "heartbeat_reply"
@@ -157,24 +142,21 @@ class HeartbeatReply:
     drop: Annotated[tuple[Held, ...], "attempts held that have no lease: stop them"]
 
 
-@dataclass(frozen=True, slots=True)
-class HelloAgain:
+class HelloAgain(Record, frozen=True):
     """The broker does not know this worker: say hello."""
 
     kind: ClassVar[str] = "hello_again"
     broker_id: Annotated[Id, "fresh at every start of the broker"]
 
 
-@dataclass(frozen=True, slots=True)
-class ResultAck:
+class ResultAck(Record, frozen=True):
     """These results are committed, or no longer wanted: forget them."""
 
     kind: ClassVar[str] = "result_ack"
     held: Annotated[tuple[Held, ...], "[rollout_id, attempt]"]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Record, frozen=True):
     """One attempt of one stage; body frames are the task and what earlier stages left."""
 
     kind: ClassVar[str] = "work"
@@ -189,8 +171,7 @@ class Work:
     buffers: Annotated[tuple[Buffer, ...], Length(1, 4096), "the first is the task"]
 
 
-@dataclass(frozen=True, slots=True)
-class StageResult:
+class StageResult(Record, frozen=True):
     """How an attempt ended; body frames are what it leaves to later stages and the trainer."""
 
     kind: ClassVar[str] = "stage_result"
@@ -209,19 +190,18 @@ class StageResult:
     failure: Annotated[Failure | None, "why it failed"] = None
     retry: Annotated[bool, "whether another attempt may go better"] = True
     usage: Annotated[Usage | None, "what it spent"] = None
+    policy_version: Annotated[Count | None, "of the first token that it sampled"] = None
     buffers: Annotated[tuple[Buffer, ...], Length(0, 4096), "replace earlier ones of a name"] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Boot:
+class Boot(Record, frozen=True):
     """A broker is there; workers that it does not know should say hello. A hint."""
 
     kind: ClassVar[str] = "boot"
     broker_id: Annotated[Id, "fresh at every start of the broker"]
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Record, frozen=True):
     """Stop these attempts. A hint: the truth is in the heartbeat's reply."""
 
     kind: ClassVar[str] = "stop"

@@ -85,18 +85,13 @@ class Bodies:
             if part.location is not None:
                 self._journal.release(part.location)
 
-    def _read(self, part: Part) -> list[memoryview]:
+    def _read(self, part: Part) -> Sequence[Any]:
         assert part.location is not None
         self.reads += 1
         data = self._journal.read_body(part.location)
         if all(buffer.size_bytes for buffer in part.buffers):
             return [data]
-        frames, start = [], 0
-        for buffer in part.buffers:
-            end = start + buffer.size_bytes
-            frames.append(data[start:end])
-            start = end
-        return frames
+        return split(part.buffers, [data])
 
     def _remember(self, part: Part) -> None:
         self._in_memory[id(part)] = part

@@ -52,6 +52,12 @@ class Connections:
         if name is not None and self._route.get(name) == route:
             del self._route[name]
 
+    def forget(self, name: str) -> None:
+        """Forget a connection by the name of its peer, if there is one."""
+        route = self._route.get(name)
+        if route is not None:
+            self.leave(route)
+
     def send_name(self, name: str, frames: Sequence[Any]) -> None:
         """Send to a peer by name; one that is not here gets nothing."""
         route = self._route.get(name)

@@ -9,17 +9,18 @@ there is a broker, and promises nothing.
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-import orjson
+from msgspec.structs import replace
 
 from engine.journal import Journal, NullJournal
 from engine.ledger import (
     Deliver,
     Dispatch,
+    DropTrainer,
     DropWorker,
     Forget,
+    ForgetValue,
     FreeBody,
     Instruction,
     Keep,
@@ -31,7 +32,7 @@ from engine.ledger import (
 )
 from engine.messages import Held, Message, ResultAck, Stop, Welcome, Work, WorkerWelcome
 from engine.records import Buffer
-from engine.wire import encode, forward
+from engine.wire import encode, forward, write_json
 
 from .bodies import Bodies
 from .peers import Connections, WorkPipes
@@ -78,8 +79,12 @@ class Shell:
             if isinstance(instruction, Keep):
                 self._keep(instruction, buffers, body)
             elif isinstance(instruction, KeepValue):
-                value = orjson.dumps(instruction.value)
+                value = write_json(instruction.value)
                 self._position = self._journal.put(instruction.key, value)
+            elif isinstance(instruction, ForgetValue):
+                self._position = self._journal.drop(instruction.key)
+            elif isinstance(instruction, DropTrainer):
+                self._trainers.forget(instruction.client_id)
             elif isinstance(instruction, Reply):
                 self._reply(instruction)
             elif isinstance(instruction, DropWorker):  # at once: it may say hello again
@@ -117,7 +122,7 @@ class Shell:
         described, frames = (buffers, body) if keep.body else ((), ())
         header = b""
         if self._journal.keeps:
-            header = orjson.dumps({"entry": keep.entry, "buffers": described})
+            header = write_json({"entry": keep.entry, "buffers": described})
         kind = keep.entry.__class__.__name__
         self._position, location = self._journal.append(keep.order, kind, header, frames)
         if keep.body:

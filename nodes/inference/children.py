@@ -11,18 +11,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from engine.process import child_environment
+from engine.process import Backoff, ended_by, node_backoff, spawn
 from engine.supervisor import BACKEND_MODULES
 
 from .roster import Added
-
-SHORT_LIFE_S = 5.0
-MAX_DELAY_S = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +30,7 @@ class Child:
     file: Path
     process: subprocess.Popen[bytes]
     started_at: float
-    short_lives: int = 0
+    backoff: Backoff = field(default_factory=node_backoff)
     restart_at: float | None = None
     kill_at: float | None = None
 
@@ -88,30 +85,16 @@ class Children:
             self.stop(node, now)
         give_up_at = now + self._drain_s + 1.0
         for child in self._children.values():
-            try:
-                child.process.wait(max(0.0, give_up_at - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                os.killpg(child.process.pid, signal.SIGKILL)
-                child.process.wait()
+            ended_by(child.process, give_up_at)
         self._children.clear()
 
     def _plan_restart(self, node: str, child: Child, now: float) -> None:
-        short = now - child.started_at < SHORT_LIFE_S
-        child.short_lives = child.short_lives + 1 if short else 0
-        delay_s = min(MAX_DELAY_S, 0.1 * 2.0 ** min(child.short_lives, 8)) if short else 0.0
+        delay_s = child.backoff.ended(now - child.started_at)
         child.restart_at = now + delay_s
         status = child.process.returncode
         self._log.warning("added backend ended", child=node, status=status, again_in_s=delay_s)
 
-    def _spawn(self, added: Added, file: Path) -> "subprocess.Popen[bytes]":
+    def _spawn(self, added: Added, file: Path) -> subprocess.Popen[bytes]:
         module = BACKEND_MODULES[added.kind]
-        self._logs.mkdir(exist_ok=True)
-        with (self._logs / f"{added.node}.log").open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", module, "--topology", str(file), "--name", added.node],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=child_environment(),
-                process_group=0,
-            )
+        command = [sys.executable, "-m", module, "--topology", str(file), "--name", added.node]
+        return spawn(command, self._logs / f"{added.node}.log")

@@ -198,7 +198,7 @@ class RouterModel:
             opened.answer.set_result(message)
             return
         try:
-            opened.answer.set_result(_generation(message, body))
+            opened.answer.set_result(read_completion(message, body))
         except ValueError as wrong:
             opened.answer.set_exception(BoundaryError("backend", f"{message.backend}: {wrong}"))
 
@@ -295,18 +295,3 @@ def _spent(message: Generated | GenerateFailed | Aborted) -> int:
             return tokens
         case GenerateFailed():
             return 0
-
-
-def _generation(message: Generated, body: list[Any]) -> Generation:
-    token_ids, logprobs, spans = read_completion(message, body)
-    return Generation(
-        token_ids,
-        logprobs,
-        message.finish_reason,
-        spans,
-        message.cached_tokens,
-        message.queue_s,
-        message.prefill_s,
-        message.decode_s,
-        message.backend,
-    )

@@ -8,11 +8,12 @@ has to survive the router is in the roster before it is answered.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 import structlog
+from msgspec.structs import replace
 
 from engine.errors import RollmqError
 from engine.messages import Answered, Asked, Part

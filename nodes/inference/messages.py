@@ -8,23 +8,22 @@ Invariants: token IDs are int32, log-probabilities float32, spans int32; all as 
 has a name that the engine uses.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from engine.records import Buffer
-from engine.typed import AtLeast, Count, Id, Length, Seconds, Text
+from engine.typed import AtLeast, Count, Id, Int64, Length, Record, Seconds, Text
 
 from ..tasks import FinishReason
 
 Session = Annotated[str, Length(1, 256)]
 PauseMode = Literal["keep", "wait", "abort"]
+StepName = Literal["pause", "update_weights", "resume"]
 FailureCode = Literal[
     "full", "draining", "no_backend", "backend_lost", "backend_error", "too_long", "invalid"
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Generate:
+class Generate(Record, frozen=True):
     """Ask for one completion of the prompt in the body; a repeat of its id asks for nothing new."""
 
     kind: ClassVar[str] = "generate"
@@ -36,30 +35,27 @@ class Generate:
     top_p: Annotated[float, "nucleus; 1 keeps every token"] = 1.0
     top_k: Annotated[Count, "0 keeps every token"] = 0
     stop_token_ids: Annotated[tuple[Count, ...], "end the completion, and are part of it"] = ()
-    seed: Annotated[int | None, "makes sampling repeatable where the backend can"] = None
+    seed: Annotated[Int64 | None, "makes sampling repeatable where the backend can"] = None
     cache_salt: Annotated[
         str, Length(0, 200), "set by the router: prefixes of other salts miss"
     ] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(Record, frozen=True):
     """Stop a request; `aborted` is the answer, unless it has another one already."""
 
     kind: ClassVar[str] = "abort"
     request_id: Annotated[Id, "the request; towards a backend, its ticket"]
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Record, frozen=True):
     """End a session and whatever of it is still running."""
 
     kind: ClassVar[str] = "release"
     session: Annotated[Session, "the session"]
 
 
-@dataclass(frozen=True, slots=True)
-class RouterPing:
+class RouterPing(Record, frozen=True):
     """Ask whether the router is there and still has what this worker waits for."""
 
     kind: ClassVar[str] = "router_ping"
@@ -67,8 +63,7 @@ class RouterPing:
     open: Annotated[tuple[Id, ...], "requests without an answer"]
 
 
-@dataclass(frozen=True, slots=True)
-class Generated:
+class Generated(Record, frozen=True):
     """A whole completion: `token_ids` int32 [n], `logprobs` float32 [n], `policy_spans` int32."""
 
     kind: ClassVar[str] = "generated"
@@ -82,8 +77,7 @@ class Generated:
     buffers: Annotated[tuple[Buffer, ...], Length(3, 3), "token_ids, logprobs, policy_spans"]
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateFailed:
+class GenerateFailed(Record, frozen=True):
     """There will be no completion for this request."""
 
     kind: ClassVar[str] = "generate_failed"
@@ -93,8 +87,7 @@ class GenerateFailed:
     retry: Annotated[bool, "whether asking again may go better"]
 
 
-@dataclass(frozen=True, slots=True)
-class Aborted:
+class Aborted(Record, frozen=True):
     """A request was stopped; nothing of it is delivered."""
 
     kind: ClassVar[str] = "aborted"
@@ -102,8 +95,7 @@ class Aborted:
     tokens: Annotated[Count, "sampled before it stopped"]
 
 
-@dataclass(frozen=True, slots=True)
-class RouterPong:
+class RouterPong(Record, frozen=True):
     """The router is there; requests that it does not know have to be sent again."""
 
     kind: ClassVar[str] = "router_pong"
@@ -112,8 +104,7 @@ class RouterPong:
     unknown: Annotated[tuple[Id, ...], "those of the ping's requests that it does not have"]
 
 
-@dataclass(frozen=True, slots=True)
-class BackendHello:
+class BackendHello(Record, frozen=True):
     """Offer a backend."""
 
     kind: ClassVar[str] = "backend_hello"
@@ -124,8 +115,7 @@ class BackendHello:
     policy_version: Annotated[Count, "of the weights that it holds"]
 
 
-@dataclass(frozen=True, slots=True)
-class BackendHeartbeat:
+class BackendHeartbeat(Record, frozen=True):
     """The backend is alive and works on these; what it never received shows by its absence."""
 
     kind: ClassVar[str] = "backend_heartbeat"
@@ -135,40 +125,35 @@ class BackendHeartbeat:
     figures: Annotated[dict[str, float], "what it counts, for status"]
 
 
-@dataclass(frozen=True, slots=True)
-class BackendDrain:
+class BackendDrain(Record, frozen=True):
     """Place no new session here; what is open goes on."""
 
     kind: ClassVar[str] = "backend_drain"
     boot_id: Annotated[Id, "the backend"]
 
 
-@dataclass(frozen=True, slots=True)
-class BackendGoodbye:
+class BackendGoodbye(Record, frozen=True):
     """Leave; what is still open here is lost."""
 
     kind: ClassVar[str] = "backend_goodbye"
     boot_id: Annotated[Id, "the backend"]
 
 
-@dataclass(frozen=True, slots=True)
-class BackendWelcome:
+class BackendWelcome(Record, frozen=True):
     """Answer to hello and heartbeat; a backend drops what another router_id gave it."""
 
     kind: ClassVar[str] = "backend_welcome"
     router_id: Annotated[Id, "fresh at every start of the router"]
 
 
-@dataclass(frozen=True, slots=True)
-class BackendHelloAgain:
+class BackendHelloAgain(Record, frozen=True):
     """The router does not know this backend: drop everything and say hello."""
 
     kind: ClassVar[str] = "backend_hello_again"
     router_id: Annotated[Id, "fresh at every start of the router"]
 
 
-@dataclass(frozen=True, slots=True)
-class BackendRefused:
+class BackendRefused(Record, frozen=True):
     """The probe's answer was wrong: no request will come until another hello."""
 
     kind: ClassVar[str] = "backend_refused"
@@ -176,40 +161,36 @@ class BackendRefused:
     reason: Annotated[Text, "for people"]
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Record, frozen=True):
     """Stop sampling; the first step of an update."""
 
-    kind: ClassVar[str] = "pause"
+    kind: ClassVar[Literal["pause"]] = "pause"
     update_id: Annotated[Id, "of the update; a repeat of a step is answered like the first"]
     mode: Annotated[PauseMode, "keep requests frozen, wait for their end, or abort them"]
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateWeights:
+class UpdateWeights(Record, frozen=True):
     """Take other weights; the second step of an update."""
 
-    kind: ClassVar[str] = "update_weights"
+    kind: ClassVar[Literal["update_weights"]] = "update_weights"
     update_id: Annotated[Id, "of the update"]
     policy_version: Annotated[Count, "of the new weights"]
     source: Annotated[Text, "where they are: a path; empty if the trainer puts them there itself"]
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Record, frozen=True):
     """Sample again; the last step of an update, also of one that failed."""
 
-    kind: ClassVar[str] = "resume"
+    kind: ClassVar[Literal["resume"]] = "resume"
     update_id: Annotated[Id, "of the update"]
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateStep:
+class UpdateStep(Record, frozen=True):
     """A backend has done a step of an update, or could not."""
 
     kind: ClassVar[str] = "update_step"
     update_id: Annotated[Id, "of the update"]
-    step: Annotated[Literal["pause", "update_weights", "resume"], "the step"]
+    step: Annotated[StepName, "the step"]
     policy_version: Annotated[Count, "of the weights that it holds now"]
     error: Annotated[str, Length(0, 20_000), "for people; empty if it was done"] = ""
 

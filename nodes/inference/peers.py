@@ -6,13 +6,16 @@ Invariants: nothing overtakes what waits for the same peer; what waits for one p
 the socket's own high-water mark once more, after which the peer counts as gone.
 """
 
+import sys
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import zmq
 
-from engine.sockets import LARGE_BYTES, Bounds, bind, open_socket
+from engine.sockets import Bounds, bind, open_socket, send
+
+ANY_SIZE = sys.maxsize  # what came within the bounds is passed on
 
 
 class Peers:
@@ -31,10 +34,10 @@ class Peers:
         identity = peer.encode("ascii", "surrogateescape")
         waiting = self._waiting.get(identity)
         if waiting is None:
-            sent = self._send(identity, frames)
-            if sent is None:
+            sent = send(self.socket, [identity, *frames], ANY_SIZE)
+            if sent is False:
                 self._waiting[identity] = deque([frames])
-            return sent is not False
+            return sent is not None
         waiting.append(frames)
         if len(waiting) <= self._bounds.queue_messages:
             return True
@@ -45,10 +48,10 @@ class Peers:
         """Send what waits, as far as the pipes take it; what is for peers that left is dropped."""
         for identity, waiting in list(self._waiting.items()):
             while waiting:
-                sent = self._send(identity, waiting[0])
-                if sent is None:
-                    break
+                sent = send(self.socket, [identity, *waiting[0]], ANY_SIZE)
                 if sent is False:
+                    break
+                if sent is None:
                     waiting.clear()
                 else:
                     waiting.popleft()
@@ -58,18 +61,6 @@ class Peers:
     def close(self, linger_ms: int) -> None:
         """Close the socket, giving the pipes so long to empty."""
         self.socket.close(linger=linger_ms)
-
-    def _send(self, identity: bytes, frames: Sequence[Any]) -> bool | None:
-        copy = max(map(len, frames)) < LARGE_BYTES
-        try:
-            self.socket.send_multipart([identity, *frames], zmq.NOBLOCK, copy=copy)
-        except zmq.Again:
-            return None
-        except zmq.ZMQError as wrong:
-            if wrong.errno == zmq.EHOSTUNREACH:
-                return False
-            raise
-        return True
 
 
 def name(identity: bytes) -> str:

@@ -31,15 +31,15 @@ def probe_request(ticket: str) -> tuple[Generate, list[Any]]:
 def fault(message: Generated, body: Sequence[Any]) -> str:
     """Return what is wrong with the answer to a probe; empty if it can be used."""
     try:
-        token_ids, _, spans = read_completion(message, body)
+        found = read_completion(message, body)
     except ValueError as wrong:
         return str(wrong)
-    if not 1 <= len(token_ids) <= MOST_TOKENS:
-        return f"{len(token_ids)} tokens, asked for 1 to {MOST_TOKENS}"
-    if token_ids.min() < 0:
+    if not 1 <= len(found.token_ids) <= MOST_TOKENS:
+        return f"{len(found.token_ids)} tokens, asked for 1 to {MOST_TOKENS}"
+    if found.token_ids.min() < 0:
         return "a token ID is below 0"
-    if not len(spans):
+    if not len(found.policy_spans):
         return "no span says which policy sampled"
-    if message.finish_reason == "abort":
+    if found.finish_reason == "abort":
         return "it was aborted unasked"
     return ""

@@ -7,7 +7,6 @@ Invariants: the file is replaced as a whole, never half written. An added backen
 rule of topology.yaml, because its file is loaded before it is kept.
 """
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 import orjson
 
 from engine.errors import NodeFailed
+from engine.files import draft_of, write_whole
 from engine.topology import BackendSpec, Topology, load, resolved_yaml
 from engine.typed import AtLeast, Count, Id, Mismatch, Text, compile_decoder
 
@@ -129,22 +129,13 @@ class Roster:
         path = self.file(added)
         path.parent.mkdir(exist_ok=True)
         text = resolved_yaml(replace(self.topology, backends=backends))
-        draft = path.with_name(f"{added.name}.tmp")
-        draft.write_text(text, encoding="utf-8")
-        try:
+        with draft_of(path) as draft:
+            draft.write_text(text, encoding="utf-8")
             load(draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
 
     def change(self, **changes: Any) -> None:
         """Replace parts of what is kept, in the file and here. Raises: OSError."""
         kept = replace(self.kept, **changes)
-        path = self.topology.run_dir / FILE_NAME
-        draft = path.with_suffix(".tmp")
-        with draft.open("wb") as file:
-            file.write(orjson.dumps(kept, option=orjson.OPT_INDENT_2))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        text = orjson.dumps(kept, option=orjson.OPT_INDENT_2)
+        write_whole(self.topology.run_dir / FILE_NAME, text, sync=True)
         self.kept = kept

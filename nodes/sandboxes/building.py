@@ -23,6 +23,7 @@ from pathlib import Path
 import orjson
 
 from engine.errors import RollmqError
+from engine.files import write_whole
 from engine.typed import Mismatch, compile_decoder
 
 BUILD_S = 3600.0
@@ -167,9 +168,7 @@ def _build(
         *(name, key, str(path), definition.name, path.stat().st_size),
         *(time.time(), time.monotonic() - began),
     )
-    draft = cache / f"{name}-{key}.tmp"
-    draft.write_bytes(orjson.dumps(asdict(image)))
-    draft.replace(cache / f"{name}-{key}.json")
+    write_whole(cache / f"{name}-{key}.json", orjson.dumps(asdict(image)))
     return image
 
 

@@ -10,7 +10,10 @@ Does not know: providers, rollouts, asyncio. It imports the standard library alo
 starts in milliseconds, without site packages and without this package.
 Invariants: a process id is believed only with its start time. Whatever touches the sandbox's files
 does so below its root, with its user, without capabilities and without new privileges. What is
-started here dies when its starter does. A fork of the server takes one request and ends.
+started here dies when its starter does. A fork of the server takes one request and ends. SIGHUP
+kills the program in the foreground, and then this process ends, having buried it: as an orphan it
+would hold the sandbox up until the machine's first process has buried it, which in a container may
+be late, or never.
 
 As root a sandbox has a user of its own, without any rights on the host; its namespaces belong to
 that user, and it is that user who enters.
@@ -282,6 +285,7 @@ def foreground(target: Target, *, tty: bool) -> NoReturn:
         os._exit(CANNOT_ENTER if isinstance(wrong, CannotEnter) else CANNOT_RUN)
     for number in FORWARDED:
         signal.signal(number, lambda received, _: os.kill(pid, received))
+    signal.signal(signal.SIGHUP, lambda *_: _kill_group(pid))
     for stream in (0, 1, 2):
         os.close(stream)  # a pipe of the caller's ends when the program's copy does
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -357,13 +361,18 @@ def _watch(pid: int, control: socket.socket) -> None:
         if program in ready:
             break
         control.recv(1)  # left unread it would turn our report into a reset
-        try:
-            os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            os.kill(pid, signal.SIGKILL)  # not yet a group of its own
+        _kill_group(pid)
         listening = [program]
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     control.send(f"S{code}".encode())
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a program of ours that has not been waited for, and its group."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(pid, signal.SIGKILL)  # not yet a group of its own
 
 
 def main() -> None:

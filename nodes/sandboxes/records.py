@@ -17,6 +17,7 @@ from pathlib import Path
 import orjson
 
 from engine.errors import BoundaryError
+from engine.files import write_whole
 from engine.typed import Mismatch, compile_decoder
 
 from .contract import Limits, Owner
@@ -76,9 +77,7 @@ def decode_record(text: bytes) -> Record:
 
 def write_record(directory: Path, record: Record) -> None:
     """Write a record's file, or replace it. Raises: OSError."""
-    draft = directory / f"{record.name}.tmp"
-    draft.write_bytes(encode_record(record))
-    draft.replace(directory / f"{record.name}.json")
+    write_whole(directory / f"{record.name}.json", encode_record(record))
 
 
 def forget_record(directory: Path, name: str) -> None:

@@ -9,17 +9,18 @@ import contextlib
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from engine.errors import BoundaryError, LocalProtocolError, ProtocolError
 from engine.messages import RESULTS, StageResult, Work
 from engine.messages.worker import AttemptStatus
 from engine.records import ITEM_BYTES, TRAJECTORY, Buffer, Failure, Task, Trajectory, Usage
-from engine.wire import Codec, array_buffer, encode, json_buffer, pack, read_body
+from engine.wire import Codec, array_buffer, encode, forward, json_buffer, pack, read_body
 
 from ..sandboxes.contract import Owner, Sandbox, Spec
 from ..sandboxes.link import AttemptSandboxes, Link
@@ -43,13 +44,15 @@ class Inference(Model, Protocol):
 class Sessions:
     """A model that remembers which sessions an attempt opened, to release them on every path.
 
-    `aborted_tokens` counts what was sampled for requests that were cancelled meanwhile.
+    `aborted_tokens` counts what was sampled for requests that were cancelled meanwhile;
+    `policy_version` is that of the first token sampled.
     """
 
     def __init__(self, model: Inference | None) -> None:
         self._model = model
         self._open: set[str] = set()
         self.aborted_tokens = 0
+        self.policy_version: int | None = None
 
     async def generate(
         self, session: str, token_ids: npt.NDArray[np.int32], sampling: Sampling
@@ -58,7 +61,10 @@ class Sessions:
         if self._model is None:
             raise BoundaryError("backend", "the topology has no router", retry=False)
         self._open.add(session)
-        return await self._model.generate(session, token_ids, sampling)
+        generation = await self._model.generate(session, token_ids, sampling)
+        if self.policy_version is None and len(generation.policy_spans):
+            self.policy_version = int(generation.policy_spans[0, 2])
+        return generation
 
     async def release(self, session: str) -> None:
         """End a session, and count what its aborted requests had sampled."""
@@ -214,16 +220,20 @@ class Attempt:
         return self._result("cancelled"), []
 
     def frames(self, ended: Ended, message_bytes: int) -> list[Any]:
-        """Return the frames of a result that the broker will take: of a failure, if need be."""
+        """Return the frames of a result that the broker will take: of a failure, if need be.
+
+        What a handler wrote may be of a wrong type or too long, so the result is read as the broker
+        will.
+        """
         try:
-            frames = encode(*ended)
-            if _has_handlers_words(ended[0]):
-                CODEC.decode(frames)
+            frames = forward(*ended)
+            if CODEC.decode(frames)[0] != ended[0]:
+                raise LocalProtocolError("a name in it is not a string")
             largest = max(map(len, frames))
             if largest > message_bytes:
                 limit = f"a frame of {largest} bytes is over limits.message_bytes {message_bytes}"
                 raise LocalProtocolError(limit)
-        except (ProtocolError, TypeError) as wrong:
+        except (ProtocolError, TypeError, ValueError) as wrong:
             self._usage = Usage
             why = f"its output cannot be sent: {wrong}"
             return encode(*self._failed("handler", type(wrong).__name__, why, retry=False))
@@ -311,21 +321,9 @@ class Attempt:
             status,
             usage.seconds,
             usage=usage,
+            policy_version=self._sessions.policy_version,
             **known,
         )
-
-
-def _has_handlers_words(result: StageResult) -> bool:
-    """Whether the header holds what a handler wrote, which may be of a wrong type or too long."""
-    words = (result.rewards, result.outcome, result.trainable)
-    flags, usage = (result.final, result.pinned), result.usage or Usage()
-    counts = (usage.turns, usage.tokens)
-    return (
-        any(word is not None for word in words)
-        or any(flag.__class__ is not bool for flag in flags)
-        or any(count.__class__ is not int or count < 0 for count in counts)
-        or any(b.name not in TRAJECTORY and b.name != result.stage for b in result.buffers)
-    )
 
 
 def _alignment(described: tuple[Buffer, Any]) -> int:

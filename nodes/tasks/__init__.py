@@ -42,8 +42,8 @@ class Generation:
     """One completion, token by token.
 
     token_ids: int32 [n]. logprobs: float32 [n], of the policy that sampled.
-    policy_spans: int32 [k, 3]; (start, end, policy_version) over the completion, end exclusive;
-    they cover it in order, or there are none.
+    policy_spans: int32 [k, 3]; (start, end, policy_version) over the completion, end exclusive,
+    none empty; they cover it in order, or there are none.
     cached_tokens: prompt tokens that the backend's prefix cache already held.
     queue_s, prefill_s, decode_s: seconds in the backend; before the prompt was computed, until the
     first token, and until the last. backend: the node that sampled.
@@ -69,11 +69,7 @@ class Generation:
             logprobs.min() > SENTINEL and logprobs.max() <= 0
         ):  # nan: neither
             raise ValueError("a log-probability is missing, not finite or above 0")
-        length, edges = len(self.token_ids), self.policy_spans[:, :2].tolist()
-        places = [0, *(end for _, end in edges)]
-        starts = [*(start for start, _ in edges), length]
-        if edges and (places != starts or places != sorted(places)):
-            raise ValueError(f"policy_spans {edges} do not cover {length} tokens in order")
+        _expect_spans(self.policy_spans[:, :2].tolist(), len(self.token_ids))
 
 
 def _expect_arrays(
@@ -84,6 +80,13 @@ def _expect_arrays(
         raise ValueError(f"the completion's arrays are {', '.join(kinds)}")
     if token_ids.ndim != 1 or token_ids.shape != logprobs.shape:
         raise ValueError(f"{token_ids.shape} token IDs but {logprobs.shape} log-probabilities")
+
+
+def _expect_spans(edges: list[list[int]], tokens: int) -> None:
+    starts, ends = [start for start, _ in edges], [end for _, end in edges]
+    is_whole = [0, *ends] == [*starts, tokens]
+    if edges and not (is_whole and all(start < end for start, end in edges)):
+        raise ValueError(f"policy_spans {edges} do not cover {tokens} tokens in order")
 
 
 class Model(Protocol):

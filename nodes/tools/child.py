@@ -11,6 +11,8 @@ import contextlib
 import os
 import signal
 
+HANG_UP_S = 1.0  # from SIGHUP to SIGKILL
+
 
 class Child:
     """One process, started elsewhere, by its pid.
@@ -45,9 +47,12 @@ class Child:
             (os.killpg if group else os.kill)(self.pid, number)
 
     async def kill(self, *, group: bool, within_s: float) -> int | None:
-        """Kill it; return its status, or None if it has not ended within `within_s`."""
+        """Hang up on it, then kill it; return its status, or None if it does not end `within_s`.
+
+        An entrance to a sandbox that hears of its end can end and bury what it has started.
+        """
+        self.signal(signal.SIGHUP)
+        await asyncio.wait({self.ended}, timeout=HANG_UP_S)
         self.signal(signal.SIGKILL, group=group)
-        try:
-            return await asyncio.wait_for(asyncio.shield(self.ended), within_s)
-        except TimeoutError:
-            return None
+        await asyncio.wait({self.ended}, timeout=within_s)
+        return self.ended.result() if self.ended.done() else None

@@ -101,6 +101,39 @@ def test_what_is_submitted_comes_back_as_views_on_what_was_received(site: Site) 
             assert not array.flags.writeable
 
 
+def test_what_is_acknowledged_was_synced_before(site: Site) -> None:
+    taken, synced = 0, 0
+    with connect(site, "observer") as observer:
+
+        def sync() -> None:
+            nonlocal synced
+            [mine] = [
+                each for each in observer.status()["clients"] if each["client_id"] == "synced"
+            ]
+            assert total - mine["unacked"] <= synced, "acknowledged before it was synced"
+            synced = taken
+
+        with connect(site, "synced", sync=sync) as client:
+            total = len(client.submit(echo("t"), 100))
+            for _ in client.rollouts():
+                taken += 1
+        assert taken == synced == total
+
+
+def test_what_cannot_be_synced_is_not_acknowledged(site: Site) -> None:
+    def refuse() -> None:
+        raise OSError("no disk")
+
+    client = connect(site, "unsynced", sync=refuse)
+    client.submit(echo("t"), 3)
+    with pytest.raises(OSError, match="no disk"):
+        list(client.rollouts())
+    with pytest.raises(OSError, match="no disk"):
+        client.close()
+    with connect(site, "unsynced") as client:
+        assert len(list(client.rollouts())) == 3
+
+
 def test_an_endpoint_serves_as_well_as_a_topology_file(site: Site) -> None:
     with Client(site.endpoint("front")) as client:
         [name] = client.submit(echo("t"))

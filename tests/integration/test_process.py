@@ -1,11 +1,12 @@
-"""A node's tie to its launcher."""
+"""A process of a topology: its start, its end, and a node's tie to its launcher."""
 
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from engine.process import PARENT, child_environment
+from engine.process import PARENT, child_environment, ended_by, last_lines, spawn
 
 DEADLINE_S = 20.0
 NODE = """
@@ -64,3 +65,26 @@ def test_a_node_started_by_hand_belongs_to_its_shell() -> None:
     environment = {name: value for name, value in os.environ.items() if name != PARENT}
     command = [sys.executable, "-c", "from engine.process import *; die_with_parent()"]
     assert subprocess.call(command, env=environment, timeout=DEADLINE_S) == 0
+
+
+def test_what_a_process_says_is_appended_to_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "node.log"
+    for word in ("first", "second"):
+        said = f"import sys, os; print({word!r}, os.environ[{PARENT!r}], file=sys.stderr)"
+        process = spawn([sys.executable, "-c", said], log)
+        assert ended_by(process, time.monotonic() + DEADLINE_S)
+    assert last_lines(log, 5) == [f"first {os.getpid()}", f"second {os.getpid()}"]
+    assert last_lines(log, 1) == [f"second {os.getpid()}"]
+
+
+def test_a_process_that_does_not_end_in_time_is_killed_with_its_group(tmp_path: Path) -> None:
+    family = "sleep 1000 & echo $!; exec sleep 1000"
+    process = spawn(["/bin/sh", "-c", family], tmp_path / "log")
+    give_up_at = time.monotonic() + DEADLINE_S
+    while not (said := last_lines(tmp_path / "log", 1)):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+    assert not ended_by(process, time.monotonic())
+    while is_running(int(said[0])):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)

@@ -122,3 +122,50 @@ def test_a_server_of_our_own_that_cannot_start_is_told_with_its_last_words(
         assert peer.process.wait(DEADLINE_S) == 1
     assert "ended before it served" in capfd.readouterr().err
     assert subprocess.run(["pgrep", "-P", str(peer.process.pid)], check=False).returncode == 1
+
+
+def test_a_server_with_a_key_gets_it_and_nobody_else_reads_it(
+    server: FakeVllm,
+    short_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    server.api_key = "key-0123456789"
+    monkeypatch.setenv("FAKE_KEY", server.api_key)
+    options = {"url": server.url, "api_key_env": "FAKE_KEY"}
+    with backend_process(short_path, "vllm", options) as peer:
+        peer.join()
+        assert peer.complete([1, 2, 3])[1]["token_ids"].tolist() == IDS
+        server.generate = refuse(401)
+        assert failure(peer).code == "backend_error"
+        command = Path(f"/proc/{peer.process.pid}/cmdline").read_text()
+    said = capfd.readouterr()
+    files = [each.read_text(errors="replace") for each in short_path.rglob("*") if each.is_file()]
+    assert any("FAKE_KEY" in text for text in files)
+    assert not [text for text in (*files, command, *said) if server.api_key in text]
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        ("another", "name the variable that holds the server's API key in api_key_env"),
+        ("", "the environment has no FAKE_KEY"),
+        ("a b", "FAKE_KEY is no key"),
+    ],
+)
+def test_a_key_that_is_not_the_servers_ends_the_backend_with_what_to_change(
+    server: FakeVllm,
+    short_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    value: str,
+    advice: str,
+) -> None:
+    server.api_key = "key-0123456789"
+    monkeypatch.setenv("FAKE_KEY", value)
+    options = {"url": server.url, "api_key_env": "FAKE_KEY"}
+    with backend_process(short_path, "vllm", options) as peer:
+        assert peer.process.wait(DEADLINE_S) in {1, 2}
+    said = capfd.readouterr().err
+    assert advice in said
+    assert server.api_key not in said

@@ -17,6 +17,7 @@ from engine.messages import (
     HelloAgain,
     Ping,
     Pong,
+    Problem,
     Refusal,
     Result,
     ResultAck,
@@ -229,6 +230,7 @@ class Trainer:
     heard_at: float = 0.0
     results: dict[str, Result] = field(default_factory=dict)
     by_seq: dict[int, Result] = field(default_factory=dict)
+    last_seq: int = 0  # of results, or of those that the broker says it need not send
     unacked: list[int] = field(default_factory=list)
     accepted: set[str] = field(default_factory=set)
     cancels: dict[str, Cancel] = field(default_factory=dict)
@@ -308,10 +310,13 @@ class Trainer:
         match message:
             case Welcome():
                 self.broker_id = message.broker_id
+                self.last_seq = max(self.last_seq, message.acked_through)
                 self.accepted.clear()
                 self.unacked.clear()
                 self._ask()
             case Pong(broker_id) if broker_id != self.broker_id:
+                self._say(Hello(self.client_id, self.window))
+            case Problem("hello_first"):
                 self._say(Hello(self.client_id, self.window))
             case Accepted(submit_id):
                 self.accepted.add(submit_id)
@@ -347,7 +352,8 @@ class Trainer:
         if result.seq in self.by_seq:
             assert result == self.by_seq[result.seq], f"result {result.seq} is what it was"
             return
-        assert result.seq == len(self.by_seq) + 1, f"{result.seq} after {len(self.by_seq)}"
+        assert result.seq == self.last_seq + 1, f"{result.seq} after {self.last_seq}"
+        self.last_seq = result.seq
         assert result.rollout_id not in self.results, f"{result.rollout_id} ends once"
         if result.outcome in {"failed", "cancelled"}:
             assert result.reward is None, f"{result.rollout_id}: no reward"

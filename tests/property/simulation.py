@@ -16,6 +16,7 @@ from typing import Any
 from engine.ledger import (
     Deliver,
     Dispatch,
+    DropTrainer,
     Event,
     Forget,
     FreeBody,
@@ -34,7 +35,7 @@ from engine.ledger import (
     Tick,
     TrainerGone,
 )
-from engine.messages import Boot, Hello, Ping, Pong, ResultAck, Stop, Work
+from engine.messages import Boot, Hello, Ping, Pong, Problem, ResultAck, Stop, Work
 
 from ..ledger_kit import MemoryJournal, buffers
 from ..promises import Promises
@@ -195,12 +196,15 @@ class Broker:
             self.handle(FromWorker(message, body_bytes))
 
     def from_trainer(self, client_id: str, link: int, message: Any, body_bytes: int) -> None:
-        """Take a trainer's message; a ping is answered without the ledger."""
+        """Take a trainer's message; a ping is answered at once."""
         if not self.up:
             return
         if isinstance(message, Hello):
             self.routes[client_id] = link
-        if isinstance(message, Ping):
+        if isinstance(message, Ping) and client_id not in self.routes:
+            self.trainers[client_id].tell(Problem("hello_first", "", "say hello first"), link)
+        elif isinstance(message, Ping):
+            self.handle(FromTrainer(client_id, message))
             unacked = self.ledger.unacked(client_id)
             self._tell(client_id, Pong(self.broker_id, message.nonce, unacked))
         else:
@@ -225,6 +229,8 @@ class Broker:
             self.world.note(f"  {instruction}")
             if isinstance(instruction, Reply):
                 self._to_worker(instruction.worker_id, instruction.message)
+            elif isinstance(instruction, DropTrainer):
+                self.routes.pop(instruction.client_id, None)
             elif isinstance(instruction, Forget) or not self.journal.take(instruction):
                 self.gated.append((len(self.journal.changes), instruction))
             else:

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.ledger import (
     Deliver,
     Dispatch,
+    DropTrainer,
     FromWorker,
     Instruction,
     Reply,
@@ -65,10 +66,12 @@ class LedgerMachine(RuleBasedStateMachine):
         journal = iter(range(self.seen_rows + 1, len(self.driver.journal.changes) + 1))
         position = self.seen_rows
         for instruction in self.driver.last:
-            if type(instruction).__name__ in {"Keep", "KeepValue", "Forget"}:
+            if type(instruction).__name__ in {"Keep", "KeepValue", "ForgetValue", "Forget"}:
                 position = next(journal)
             elif isinstance(instruction, Reply):
                 self.answer(instruction)
+            elif isinstance(instruction, DropTrainer):
+                self.clients[instruction.client_id].welcomed = False
             else:
                 self.outbox.append((position, instruction))
         self.seen_rows = position

@@ -20,6 +20,7 @@ from .boxes import PROVIDERS, started
 
 pytestmark = pytest.mark.timeout(300)
 LONG_S = 60.0  # a deadline that nothing here comes near to
+SHELLS = 5  # one after the other: an orphan may be buried at once by chance
 
 
 @asynccontextmanager
@@ -288,6 +289,26 @@ def test_a_start_that_is_cancelled_leaves_no_process() -> None:
     asyncio.run(ask())
 
 
-def children() -> set[int]:
-    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    return {int(pid) for path in tasks for pid in path.read_text().split()}
+@pytest.mark.parametrize("provider", PROVIDERS[1:])
+def test_a_shell_that_is_closed_is_buried_and_holds_no_sandbox_up(provider: str) -> None:
+    """As an orphan it would wait for the machine's first process, and the sandbox's end for it."""
+
+    async def ask() -> None:
+        async with started(provider) as box:
+            bash = Bash(box)
+            for _ in range(SHELLS):
+                await bash.call("sleep 4710 & true")
+                assert bash._shell._child is not None
+                entrance = bash._shell._child.pid
+                inside = [Path(f"/proc/{pid}") for pid in children(entrance)]
+                assert inside
+                await bash.close()
+                assert not [path for path in (*inside, Path(f"/proc/{entrance}")) if path.exists()]
+
+    asyncio.run(ask())
+
+
+def children(pid: int = 0) -> set[int]:
+    """Return what a process has started, this one if none is named."""
+    tasks = Path(f"/proc/{pid or os.getpid()}/task").glob("*/children")
+    return {int(child) for path in tasks for child in path.read_text().split()}

@@ -311,6 +311,7 @@ def test_an_answer_that_is_too_long_is_cut_and_says_so() -> None:
         ({"logprobs": np.array([-1, -1])}, "arrays are int32, int64, int32"),
         ({"policy_spans": np.array([[0, 1, 3]], np.int32)}, "do not cover 2 tokens"),
         ({"policy_spans": np.array([[0, 3, 3], [3, 2, 4]], np.int32)}, "do not cover 2 tokens"),
+        ({"policy_spans": np.array([[0, 2, 3], [2, 2, 4]], np.int32)}, "do not cover 2 tokens"),
         ({"policy_spans": np.zeros((2, 2), np.int32)}, "arrays are"),
     ],
 )

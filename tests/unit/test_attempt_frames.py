@@ -55,10 +55,12 @@ def test_a_good_result_is_sent_as_it_is(body: list[bytes], changes: dict[str, An
         ([], {"outcome": "fine"}, "outcome"),
         ([], {"trainable": "yes"}, "trainable"),
         ([], {"rewards": {"a": "much"}}, "rewards.a"),
-        ([], {"rewards": {1: 1.0}}, "Dict key must be str"),
+        ([], {"rewards": {1: 1.0}}, "not a string"),
+        ([], {"rewards": {"\ud800": 1.0}}, "surrogates not allowed"),
         ([], {"usage": Usage(-1, 0, 0.0)}, "usage.turns"),
+        ([], {"usage": Usage(2**70, 0, 0.0)}, "usage.turns"),
         ([], {"usage": Usage(0, 1.5, 0.0)}, "usage.tokens"),  # type: ignore[arg-type]
-        ([], {"usage": Usage(np.int64(1), 0, 0.0)}, "not JSON serializable"),  # type: ignore[arg-type]
+        ([], {"usage": Usage(np.int64(1), 0, 0.0)}, "numpy.int64"),  # type: ignore[arg-type]
     ],
 )
 def test_a_result_that_would_be_refused_is_sent_as_a_failure(

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from engine.wire import Codec, encode
+from engine.wire import Codec, encode, write_json
 
 from ..golden_kit import DIRECTORY, SAMPLES
 from ..wire_kit import EDGES, KINDS
@@ -31,7 +31,7 @@ def test_pinned_frames_decode_to_the_pinned_record(path: Any) -> None:
     for kinds in EDGES.values():
         if file["kind"] in {kind.kind for kind in kinds}:
             record, body = Codec[Any](kinds).decode(frames)
-            assert orjson.loads(orjson.dumps(record)) == file["record"]
+            assert orjson.loads(write_json(record)) == file["record"]
             assert (record, body) == BY_KIND[file["kind"]]
 
 

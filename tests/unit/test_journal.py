@@ -229,12 +229,28 @@ def test_a_file_that_is_no_database_is_named(opened: Opened) -> None:
         opened()
 
 
+def test_a_value_that_was_dropped_is_gone_until_it_is_put_again(opened: Opened) -> None:
+    journal = opened()
+    for key in ("a", "b", "c"):
+        journal.put(key, key.encode())
+    journal.drop("a")
+    journal.drop("never there")
+    journal.drop("b")
+    journal.put("b", b"again")
+    opened.close(journal)
+    journal = opened()
+    assert journal.values() == {"b": b"again", "c": b"c"}
+    journal.drop("c")
+    opened.close(journal)
+    assert opened().values() == {"b": b"again"}
+
+
 def test_an_unknown_schema_version_is_refused(opened: Opened) -> None:
     opened.close(opened())
     database = sqlite3.connect(opened.directory / "journal.db")
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(JournalError, match=r"journal\.db: schema version 99, this rollmq reads 1"):
+    with pytest.raises(JournalError, match=r"journal\.db: schema version 99, this rollmq reads 2"):
         opened()
 
 

@@ -14,10 +14,11 @@ NODES = sorted((ROOT / "nodes").rglob("*.py"))
 SOURCES = [*ENGINE, *NODES]
 
 LAYERS = (
-    {"errors", "typed", "process", "logs"},
+    {"errors", "typed", "process", "logs", "files"},
     {"records"},
     {"topology"},
     {"graph"},
+    {"sampling"},
     {"messages"},
     {"wire"},
     {"sockets"},

@@ -4,8 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from engine.ledger import Deliver, Dispatch, Forget, FreeBody, FromTrainer, Keep, Submitted, Tell
-from engine.messages import Accepted, Ack, Credit, Refusal, Welcome
+from engine.ledger import (
+    Deliver,
+    Dispatch,
+    DropTrainer,
+    Forget,
+    ForgetValue,
+    FreeBody,
+    FromTrainer,
+    Keep,
+    KeepValue,
+    Submitted,
+    Tell,
+    Tick,
+)
+from engine.messages import Accepted, Ack, Credit, Ping, Refusal, Welcome
 
 from ..ledger_kit import RULES, Driver
 
@@ -222,6 +235,76 @@ def test_a_forgotten_rollout_is_not_revived_by_one_of_the_same_submit(ledger: Dr
     ledger.tick(RULES.lease_s)
     ledger.worker("w1")
     assert [work.rollout_id for work in ledger.only(Dispatch)] == ["r2"]
+
+
+def test_a_client_that_is_owed_nothing_and_silent_is_forgotten(ledger: Driver) -> None:
+    end_all(ledger, "r1")
+    ledger.ack((1, 1))
+    ledger.tick(RULES.retention_s + 1)
+    assert ledger.only(Forget)
+    assert ledger.only(ForgetValue) == [ForgetValue("client trainer")]
+    assert ledger.only(DropTrainer) == [DropTrainer("trainer")]
+    assert ledger.ledger.status(ledger.now)["clients"] == []
+    kept = [change for change in ledger.journal.changes if isinstance(change, KeepValue)]
+    assert {change.key: change.value for change in kept if change.key != "workers"} == {
+        "client trainer": 2,
+        "first_seq": 2,
+    }
+    ledger.journal.crash(len(ledger.journal.changes))
+    names = {each.key for each in ledger.journal.changes if isinstance(each, KeepValue)}
+    assert names - {"workers"} == {"first_seq"}
+
+
+def test_a_forgotten_client_says_hello_again_and_its_numbers_never_come_twice(
+    ledger: Driver,
+) -> None:
+    end_all(ledger, "r1", "r2")
+    ledger.ack((1, 2))
+    ledger.tick(RULES.retention_s + 1)
+    ledger.submit("r3")
+    assert [told.code for told in ledger.told(Refusal)] == ["hello_first"]
+    ledger.restart()
+    ledger.client()
+    assert [told.acked_through for told in ledger.told(Welcome)] == [2]
+    ledger.submit("r3")
+    ledger.restart()
+    ledger.client()
+    ledger.cancel("r3")
+    assert seqs(ledger) == [3]
+
+
+@pytest.mark.parametrize("live", ["pings", "is owed a result", "has an id that is remembered"])
+def test_a_client_is_kept_while_anything_is_known_of_it(ledger: Driver, live: str) -> None:
+    end_all(ledger, "r1")
+    ledger.tick(RULES.retention_s - 1)
+    if live == "pings":
+        ledger.ack((1, 1))
+        ledger.tick(RULES.retention_s - 1)
+        ledger.handle(FromTrainer("trainer", Ping(1)))
+    if live == "has an id that is remembered":
+        ledger.ack((1, 1))
+    ledger.tick(RULES.retention_s - 1)
+    assert [each["client_id"] for each in ledger.ledger.status(ledger.now)["clients"]] == [
+        "trainer"
+    ]
+
+
+def test_a_client_whose_cancel_is_not_answered_is_kept() -> None:
+    ledger = Driver(replace(RULES, retention_s=0.0))
+    ledger.client()
+    ledger.submit("r1")
+    ledger.worker("w1")
+    ledger.client("operator")
+    [held] = ledger.attempts("w1")
+    ledger.cancel("r1", client="operator", client_id="trainer")
+    for _ in range(3):
+        ledger.now += RULES.lease_s - 0.5
+        ledger.handle(Tick(stood_still=True))
+        assert not ledger.only(DropTrainer)
+    ledger.result("w1", *held, status="cancelled")
+    assert "operator" in [told.client_id for told in ledger.only(Tell)]
+    ledger.tick()
+    assert ledger.only(DropTrainer) == [DropTrainer("operator")]
 
 
 def test_what_is_remembered_of_acknowledged_rollouts_is_bounded() -> None:

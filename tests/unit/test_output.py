@@ -1,6 +1,8 @@
 """Files of a run: rollouts out and in again, task files in."""
 
+import errno
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import RollmqError, TopologyError
-from engine.output import read_rollouts, read_tasks, write_rollout
+from engine.output import RolloutFile, read_rollouts, read_tasks, write_rollout
 from engine.records import Failure, Receipt, Rollout, StageTiming, Task, Trajectory, Usage
 
 FULL: dict[str, Any] = {
@@ -38,6 +40,9 @@ FULL: dict[str, Any] = {
     "timings": (StageTiming("init", 1, "init-0", 0.1, 0.2, 0.15),),
     "receipt": Receipt("r-1", "run", True, Usage(2, 64, 1.5)),
     "total_s": 2.5,
+    "policy_version": 4,
+    "sampling_id": "s-1",
+    "prompt": 17,
 }
 ARRAYS = {"trajectory", "arrays"}
 SPARSE = {
@@ -53,6 +58,7 @@ SPARSE = {
     "failures": (),
     "timings": (),
     "receipt": None,
+    "policy_version": None,
 }
 
 
@@ -176,3 +182,33 @@ def test_a_file_without_a_task_is_a_mistake(path: Path, text: str) -> None:
 def test_a_task_file_that_cannot_be_read_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(TopologyError, match="cannot be read: Is a directory"):
         read_tasks(tmp_path)
+
+
+def test_a_sync_comes_after_what_was_written_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sizes = tmp_path / "rollouts.jsonl", []
+    monkeypatch.setattr(os, "fdatasync", lambda file: sizes.append(os.fstat(file).st_size))
+    with RolloutFile(path) as file:
+        file.sync()
+        file.write(Rollout(**FULL))
+        file.write(Rollout(**SPARSE))
+        file.sync()
+        file.sync()
+    assert sizes == [0, path.stat().st_size]
+
+
+def test_a_file_that_could_not_be_synced_never_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_file: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    with RolloutFile(tmp_path / "rollouts.jsonl") as file:
+        file.write(Rollout(**FULL))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdatasync", refuse)
+            with pytest.raises(OSError, match="broken"):
+                file.sync()
+        with pytest.raises(OSError, match="broken"):
+            file.sync()

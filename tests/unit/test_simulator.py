@@ -6,14 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import NodeFailed
-from engine.records import Buffer
-from engine.wire import array_buffer
 from nodes import tokens
 from nodes.backends.simulator.faults import Fault, Faults
 from nodes.backends.simulator.options import Options, read_options
-from nodes.backends.simulator.process import policy_spans, read_prompt
+from nodes.backends.simulator.process import policy_spans
 from nodes.backends.simulator.scripted import FillerScript, TextScript, Wish, guess, logprobs
-from nodes.inference.messages import Generate
 
 VOCABULARY = tokens.load()
 QUESTION = "Find the Least Common Multiple (LCM) of these numbers: 76, 70"
@@ -126,34 +123,3 @@ def test_spans_cover_the_completion(
 ) -> None:
     found = policy_spans(marks, length)
     assert (found.dtype, found.tolist()) == (np.int32, spans)
-
-
-def test_a_prompt_is_read_as_it_was_sent() -> None:
-    buffer, frame = array_buffer("token_ids", PROMPT)
-    asked = Generate("r", "s", 1, (buffer,))
-    assert read_prompt(asked, [frame], VOCABULARY.size).tolist() == PROMPT.tolist()
-
-
-@pytest.mark.parametrize(
-    ("buffer", "frame", "why"),
-    [
-        (Buffer("token_ids", "json", (2,)), b"[]", "expected int32"),
-        (Buffer("token_ids", "json", (1,)), b"{", "expected int32"),
-        (Buffer("token_ids", "json", (0,)), b"", "expected int32"),
-        (Buffer("token_ids", "int64", (1,)), bytes(8), "expected int32"),
-        (Buffer("token_ids", "int32", ()), bytes(4), "expected int32"),
-        (Buffer("token_ids", "int32", (1, 1)), bytes(4), "expected int32"),
-        (Buffer("token_ids", "int32", (0,)), b"", "at least one token"),
-        (Buffer("token_ids", "int32", (1,)), b"\xff" * 4, "token IDs go from 0"),
-        (Buffer("token_ids", "int32", (1,)), b"\xff\xff\xff\x7f", "token IDs go from 0"),
-    ],
-)
-def test_a_prompt_that_is_none_is_refused(buffer: Buffer, frame: bytes, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        read_prompt(Generate("r", "s", 1, (buffer,)), [frame], VOCABULARY.size)
-
-
-def test_a_request_for_no_token_is_refused() -> None:
-    buffer, frame = array_buffer("token_ids", PROMPT)
-    with pytest.raises(ValueError, match="max_tokens over 0"):
-        read_prompt(Generate("r", "s", 0, (buffer,)), [frame], VOCABULARY.size)

@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import NodeFailed
 from engine.topology import BackendSpec
-from nodes.backends.vllm.options import Options, command, environment, read_options, share
+from nodes.backends.vllm.options import Options, api_key, command, environment, read_options, share
 
 SPEC = BackendSpec("vllm", "vllm", "local", 2, 64, {})
 
@@ -65,3 +65,18 @@ def test_each_process_has_its_share_of_the_gpus() -> None:
 def test_gpus_that_cannot_be_divided_are_refused(gpus: str, count: int) -> None:
     with pytest.raises(NodeFailed, match="cannot be divided"):
         share(gpus, count, 0)
+
+
+def test_a_server_of_our_own_asks_for_the_key_that_is_sent() -> None:
+    options = Options(model="m", api_key_env="KEY")
+    inherited = {"KEY": "s3cret"}
+    assert environment(options, SPEC, 0, inherited)["VLLM_API_KEY"] == "s3cret"
+    assert api_key(options, inherited) == "s3cret"
+    assert "s3cret" not in " ".join(command(options, 8001, Path()))
+
+
+@pytest.mark.parametrize("value", ["", " ", "two words", "line\n", "tab\t", "schlüssel"])
+def test_a_variable_without_a_key_is_named_and_its_value_is_not(value: str) -> None:
+    with pytest.raises(NodeFailed, match="KEY") as caught:
+        api_key(Options(url="http://a:1", api_key_env="KEY"), {"KEY": value})
+    assert not value.strip() or value not in str(caught.value)

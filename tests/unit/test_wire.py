@@ -1,6 +1,8 @@
+import json
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
@@ -22,6 +24,7 @@ from engine.messages import (
     Work,
 )
 from engine.records import Buffer
+from engine.typed import Mismatch, compile_decoder, compile_reader
 from engine.wire import (
     HEADER_BYTES,
     PACK_BYTES,
@@ -34,7 +37,9 @@ from engine.wire import (
     read_body,
     read_buffer,
     size_bytes,
+    split,
 )
+from nodes.inference.messages import FROM_BACKEND, FROM_RUN_WORKER, TO_BACKEND, TO_RUN_WORKER
 
 from ..wire_kit import EDGES, KINDS, sent
 
@@ -44,6 +49,8 @@ WORKER: Codec[Work] = Codec(WORK)
 HELLO = {"client_id": "c", "window": 8}
 SUBMIT = {"submit_id": "s", "group_id": "g", "task_id": "t", "task_kind": "k"}
 FAST = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+
+EVERY_KIND = (*KINDS, *FROM_BACKEND, *TO_BACKEND, *FROM_RUN_WORKER, *TO_RUN_WORKER)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(max_size=5),
@@ -364,6 +371,12 @@ def test_a_cut_or_longer_body_is_refused(arrays: list[Any], data: st.DataObject)
         encode(work, sent_)
 
 
+@given(st.lists(st.binary(max_size=3), min_size=1, max_size=6))
+def test_a_body_that_was_joined_is_split_where_its_buffers_end(parts: list[bytes]) -> None:
+    buffers = [Buffer(f"b{n}", "uint8", (len(part),)) for n, part in enumerate(parts)]
+    assert [bytes(part) for part in split(buffers, [b"".join(parts)])] == parts
+
+
 def test_small_buffers_share_a_frame_and_large_ones_do_not() -> None:
     small = [b"1234", b"56", b"7"]
     assert pack(small) == [b"1234567"]
@@ -403,6 +416,46 @@ def test_any_bytes_after_a_good_first_frame_are_refused_cleanly(
         assert read(codec, [PREFIX + kind.kind.encode(), header, *body]) != ""
 
 
+@settings(FAST, max_examples=300)
+@given(st.data())
+def test_what_is_read_at_once_is_what_would_be_read_field_by_field(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(KINDS))
+    text = encode(*data.draw(sent(kind)))[1]
+    damaged = json.dumps(damage(data, orjson.loads(text)) if data.draw(st.booleans()) else {})
+    for header in (text, damaged.encode()):
+        try:
+            found = compile_reader(kind)(header)
+        except (Mismatch, orjson.JSONDecodeError):
+            continue
+        assert found == compile_decoder(kind)(orjson.loads(header))
+
+
+def damage(data: st.DataObject, value: Any) -> Any:
+    """Replace one thing, at any depth."""
+    if not isinstance(value, dict | list) or not value or data.draw(st.integers(0, 3)) == 0:
+        return data.draw(JSON)
+    at = data.draw(st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value))))
+    value[at] = damage(data, value[at])
+    return value
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND, ids=lambda kind: kind.kind)
+def test_every_integer_on_the_wire_is_one_of_64_bits(kind: type[Any]) -> None:
+    unbounded = []
+
+    def look(part: Any) -> None:
+        if isinstance(part, list):
+            for each in part:
+                look(each)
+        if isinstance(part, dict):
+            look(list(part.values()))
+            if part.get("type") == "integer" and not {"minimum", "maximum"} <= part.keys():
+                unbounded.append(part)
+
+    look(msgspec.json.schema(kind))
+    assert not unbounded
+
+
 def test_body_frames_are_handed_on_as_the_objects_that_came() -> None:
     buffer, text = json_buffer("task", {})
     sent_ = encode(Submit("s", "g", "t", "k", ("r",), (buffer,)), [memoryview(text)])
@@ -411,6 +464,6 @@ def test_body_frames_are_handed_on_as_the_objects_that_came() -> None:
 
 
 def test_events_and_acknowledgements_have_the_documented_headers() -> None:
-    assert encode(Ack(((1, 3), (5, 5)), 9))[1] == b'{"seqs":[[1,3],[5,5]],"window":9}'
+    assert encode(Ack(((1, 3), (5, 5)), 9))[1] == b'{"seqs":[[1,3],[5,5]],"window":9,"held":[]}'
     assert encode(Hello("c", 1))[1] == b'{"client_id":"c","window":1}'
     assert {kind.kind for kind in EVENTS} == {"boot", "stop", "announced"}

@@ -31,7 +31,7 @@ from engine.errors import NodeFailed, RollmqError
 from engine.logs import configure
 from engine.process import die_with_parent
 from engine.topology import Topology, load
-from engine.wire import array_buffer, read_buffer
+from engine.wire import array_buffer
 
 from ...inference.messages import (
     Abort,
@@ -49,6 +49,7 @@ from ...presence import Presence
 from ...tasks import FinishReason
 from ...tokens import load as load_tokens
 from ..link import Asked, Offer, Reset, RouterLink
+from ..prompt import read_prompt
 from .blocks import block_names
 from .demonstrations import Demonstrations, load_demonstrations
 from .faults import Fault, Faults
@@ -266,22 +267,6 @@ def policy_spans(marks: list[tuple[int, int]], length: int) -> npt.NDArray[np.in
     ends = [*starts[1:], length]
     versions = [version for start, version in marks if start < length]
     return np.array(list(zip(starts, ends, versions, strict=True)), dtype=np.int32)
-
-
-def read_prompt(message: Generate, body: list[Any], vocabulary: int) -> npt.NDArray[np.int32]:
-    """Return the prompt of a request, int32 [n].
-
-    Raises: ValueError if it is no such array, empty, beyond the vocabulary, or nothing is asked.
-    """
-    buffer = message.buffers[0]
-    if buffer.dtype != "int32" or len(buffer.shape) != 1:
-        raise ValueError(f"expected int32 [n], got {buffer.dtype} {list(buffer.shape)}")
-    prompt: npt.NDArray[np.int32] = read_buffer(buffer, body[0])
-    if not len(prompt) or not message.max_tokens:
-        raise ValueError("expected at least one token and max_tokens over 0")
-    if prompt.min() < 0 or prompt.max() >= vocabulary:
-        raise ValueError(f"token IDs go from 0 to {vocabulary - 1}")
-    return prompt
 
 
 def _demonstrations(path: str) -> Demonstrations:

@@ -7,14 +7,13 @@ Weights change only after a pause is complete; nothing runs between that and the
 """
 
 from collections import OrderedDict
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
-from ...inference.messages import Pause, Resume, UpdateStep, UpdateWeights
+from ...inference.messages import Pause, Resume, StepName, UpdateStep, UpdateWeights
 from .schedule import Request
 from .stepping import StepLoop
 
 Work = TypeVar("Work")
-StepName = Literal["pause", "update_weights", "resume"]
 REMEMBERED = 32  # answers to repeats: those of the last ten updates
 
 

@@ -4,7 +4,8 @@ Job: the calls that a backend makes of its server, each with a deadline.
 Does not know: the router, tickets, or which process serves.
 Invariants: `Unreachable` means that nobody serves at the URL; `HttpFailed` that somebody answered
 otherwise than hoped; `NotServing` that the server is no use as it is, and what to change. A
-connection is never reused after it was idle for KEEP_S: the server closes its own after 5 s.
+connection is never reused after it was idle for KEEP_S: the server closes its own after 5 s. The
+API key is in the headers of requests and nowhere else.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ KEEP_S = 2.0
 ASK_S = 10.0  # for what a server answers at once
 UPDATE_S = 600.0  # to load weights, or for requests to end
 PROBE_S = 120.0  # a first completion may compile
+MODELS = "/v1/models"
 GENERATE = "/inference/v1/generate"
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 PROBE_IDS = (1, 2, 3, 4)
@@ -60,14 +62,18 @@ class NotServing(NodeFailed):
 
 
 class VllmHttp:
-    """Calls to one server."""
+    """Calls to one server; `api_key` is sent with each, unless it is empty."""
 
-    def __init__(self, url: str, request_s: float) -> None:
+    def __init__(self, url: str, request_s: float, api_key: str = "") -> None:
         self._url = url.rstrip("/")
         self.is_local = urlsplit(url).hostname in LOCAL
         self._request_s = request_s
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S)
-        self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+        )
 
     async def close(self) -> None:
         """Close every connection; the server aborts what was asked on them."""
@@ -105,9 +111,12 @@ class VllmHttp:
     async def served(self) -> Served:
         """Return the first model served, and its context.
 
-        Raises: Unreachable, HttpFailed, TimeoutError, BadReply.
+        Raises: NotServing naming what to change; Unreachable, TimeoutError, BadReply.
         """
-        return read_served(await self._get("/v1/models"))
+        try:
+            return read_served(await self._get(MODELS))
+        except HttpFailed as wrong:
+            raise NotServing(f"{self._url}{MODELS}: {_advice(wrong)}") from None
 
     async def software(self) -> str:
         """Return the version of vLLM.
@@ -207,5 +216,5 @@ def _advice(wrong: HttpFailed) -> str:
         case 404:
             return f"{wrong}; this vLLM is too old, or the URL is not that of a vLLM server"
         case 401:
-            return f"{wrong}; the server wants an API key, which rollmq does not send"
+            return f"{wrong}; name the variable that holds the server's API key in api_key_env"
     return str(wrong)

@@ -3,7 +3,8 @@
 Job: read the options, and derive the command and the environment of a server from them.
 Does not know: processes, sockets or files.
 Invariants: exactly one of `url` and `model` is given; what belongs to a server that rollmq starts
-is refused beside a URL. Flags without which rollouts would be wrong are always there.
+is refused beside a URL. Flags without which rollouts would be wrong are always there. An API key is
+named, and never in a command.
 """
 
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ class Options:
     arguments: Annotated[tuple[str, ...], "more of the server's flags"] = ()
     environment: Annotated[dict[str, str] | None, "more of the server's environment"] = None
     gpus: Annotated[str, "for all processes of this backend together: `0,1`"] = ""
+    api_key_env: Annotated[str, "the environment variable that holds the server's API key"] = ""
     request_s: Annotated[float, AtLeast(1), "how long one completion may take"] = 3600.0
     silence_s: Annotated[float, AtLeast(1), "without an answer to /health the server is lost"] = (
         30.0
@@ -84,12 +86,30 @@ def environment(
 ) -> dict[str, str]:
     """Return the environment of the server of process `index` of a backend.
 
-    Raises: NodeFailed if the GPUs cannot be divided among the processes.
+    Raises: NodeFailed if the GPUs cannot be divided among the processes, or as `api_key`.
     """
     made = {**inherited, "VLLM_SERVER_DEV_MODE": "1"}  # the routes that update weights
+    if options.api_key_env:
+        made["VLLM_API_KEY"] = api_key(options, inherited)
     if options.gpus:
         made["CUDA_VISIBLE_DEVICES"] = share(options.gpus, spec.count, index)
     return {**made, **(options.environment or {})}
+
+
+def api_key(options: Options, inherited: Mapping[str, str]) -> str:
+    """Return the key that the server asks for; empty if it asks for none.
+
+    Raises: NodeFailed naming the variable, and never its value, if it holds no key.
+    """
+    name = options.api_key_env
+    if not name:
+        return ""
+    found = inherited.get(name, "")
+    if not found:
+        raise NodeFailed(f"vllm options: api_key_env: the environment has no {name}")
+    if not all("!" <= letter <= "~" for letter in found):
+        raise NodeFailed(f"vllm options: api_key_env: {name} is no key: printable ASCII, no spaces")
+    return found
 
 
 def share(gpus: str, count: int, index: int) -> str:

@@ -15,6 +15,7 @@ source is known. SIGTERM: no new session, what runs ends within timeouts.drain_s
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -35,7 +36,7 @@ from ...presence import Presence
 from ..link import Offer
 from ..link_async import AsyncRouterLink
 from .http import HttpFailed, NotServing, Unreachable, VllmHttp
-from .options import read_options
+from .options import api_key, read_options
 from .server import OwnServer
 from .serving import Counts, Serving, Site
 from .updates import NotDone, Weights
@@ -56,6 +57,7 @@ class Vllm:
         self._node = topology.node(node)
         self._spec = topology.backend(self._node.spec)
         self._options = read_options(self._spec.options)
+        self._api_key = api_key(self._options, os.environ)
         self._own = OwnServer(topology, self._node, self._options) if self._options.model else None
         self._context = zmq.Context()
         self._weights = Weights()
@@ -118,7 +120,7 @@ class Vllm:
             if self._own is not None:
                 await self._own.start()
                 url = self._own.url
-            http = VllmHttp(url, self._options.request_s)
+            http = VllmHttp(url, self._options.request_s, self._api_key)
             try:
                 return await self._checked(http)
             except asyncio.CancelledError:

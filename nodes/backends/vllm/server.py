@@ -15,13 +15,11 @@ import time
 
 import structlog
 
-from engine.process import child_environment
+from engine.process import Backoff, child_environment, last_lines, spawn
 from engine.topology import Node, Topology
 
 from .options import HOST, Options, command, environment
 
-SHORT_LIFE_S = 60.0
-MOST_DELAY_S = 60.0
 STOP_S = 10.0  # more than the guard's own grace
 LAST_WORDS = 8  # lines of the server's log that a failure quotes
 
@@ -39,7 +37,7 @@ class OwnServer:
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
-        self._short_lives = 0
+        self._backoff = Backoff(short_s=60.0, first_s=1.0, most_s=60.0)
 
     @property
     def has_ended(self) -> bool:
@@ -71,31 +69,20 @@ class OwnServer:
 
     def last_words(self) -> str:
         """Return the end of the server's log."""
-        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-LAST_WORDS:])
+        return "\n".join(last_lines(self.log_path, LAST_WORDS))
 
     def _spawn(self) -> None:
         port = free_port()
         self.url = f"http://{HOST}:{port}"
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
         guard = [sys.executable, "-m", "nodes.backends.vllm.guard"]
-        with self.log_path.open("ab") as output:
-            self._process = subprocess.Popen(
-                [*guard, *command(self._options, port, self._directory)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self._environment,
-                process_group=0,
-            )
+        served = command(self._options, port, self._directory)
+        self._process = spawn([*guard, *served], self.log_path, self._environment)
         self._started_at = time.monotonic()
 
     def _delay_s(self) -> float:
         if not self._started_at:
             return 0.0
-        is_short = time.monotonic() - self._started_at < SHORT_LIFE_S
-        self._short_lives = self._short_lives + 1 if is_short else 0
-        return min(MOST_DELAY_S, 2.0 ** (self._short_lives - 1)) if is_short else 0.0
+        return self._backoff.ended(time.monotonic() - self._started_at)
 
 
 def free_port() -> int:

@@ -31,6 +31,7 @@ from ...inference.messages import (
 )
 from ..link import Request, Reset
 from ..link_async import AsyncRouterLink
+from ..prompt import read_prompt
 from .http import HttpFailed, Unreachable, VllmHttp
 from .updates import Updates, Weights
 from .wire import (
@@ -40,7 +41,6 @@ from .wire import (
     Reply,
     Served,
     Versions,
-    read_prompt,
     read_reply,
     write_request,
 )

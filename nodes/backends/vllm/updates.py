@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import structlog
 
@@ -78,7 +77,7 @@ class Updates:
         except (Unreachable, HttpFailed, TimeoutError, ValueError, NotDone) as wrong:
             error = f"{step.kind}: {wrong}"
         self._log.info("update step", step=step.kind, update_id=step.update_id, error=error)
-        answer = UpdateStep(step.update_id, _name(step), self._weights.version, error)
+        answer = UpdateStep(step.update_id, step.kind, self._weights.version, error)
         self._answer(answer)
         return answer
 
@@ -120,12 +119,3 @@ def _expect_weights(source: str) -> None:
     is_path = directory.is_absolute() or source.startswith(".") or directory.exists()
     if is_path and not (list(directory.glob("*.safetensors")) or list(directory.glob("*.bin"))):
         raise NotDone(f"no weights in {source}")
-
-
-def _name(step: Step) -> Literal["pause", "update_weights", "resume"]:
-    match step:
-        case Pause():
-            return "pause"
-        case UpdateWeights():
-            return "update_weights"
-    return "resume"

@@ -20,12 +20,10 @@ import numpy.typing as npt
 import orjson
 
 from engine.typed import AtLeast, Count, compile_decoder
-from engine.wire import read_buffer
 
 from ...inference.messages import FailureCode, Generate
-from ...tasks import FinishReason
+from ...tasks import SENTINEL, FinishReason
 
-SENTINEL = -9999.0  # what vLLM writes where it has no log-probability
 ROUNDING = 1e-4  # a log-softmax may end this far above 0
 UNVERSIONED = "default"  # vLLM's name of the weights that it started with
 LONGEST = 1000  # characters of a server's message that are passed on
@@ -93,22 +91,6 @@ class _Span:
 
 
 _SPAN = compile_decoder(_Span)
-
-
-def read_prompt(message: Generate, body: list[Any]) -> Ids:
-    """Return the prompt of a request, int32 [n].
-
-    Raises: ValueError if it is no such array, is empty, or nothing is asked for.
-    """
-    buffer = message.buffers[0]
-    if buffer.dtype != "int32" or len(buffer.shape) != 1:
-        raise ValueError(f"expected int32 [n], got {buffer.dtype} {list(buffer.shape)}")
-    prompt: Ids = read_buffer(buffer, body[0])
-    if not len(prompt) or not message.max_tokens:
-        raise ValueError("expected at least one token and max_tokens over 0")
-    if prompt.min() < 0:
-        raise ValueError("a token ID is negative")
-    return prompt
 
 
 def write_request(message: Generate, prompt: Ids, served: Served) -> bytes:
