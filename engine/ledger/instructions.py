@@ -217,4 +217,9 @@ class Acked:
 
 @dataclass(frozen=True, slots=True)
 class Rewound:
-    """Entry: the checkpoints before this are void."""
+    """Entry: the checkpoints before this are void.
+
+    lost: what the rollout had pinned is gone, and not its whole host.
+    """
+
+    lost: bool = False

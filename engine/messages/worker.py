@@ -9,7 +9,7 @@ from .trainer import AnswerCode, Role
 
 Held = tuple[Id, Count]
 EarlyOutcome = Literal["truncated", "agent_timeout"]
-AttemptStatus = Literal["done", "failed", "cancelled", "released"]
+AttemptStatus = Literal["done", "failed", "lost", "cancelled", "released"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,10 @@ class StageResult:
     rollout_id: Annotated[Id, "the rollout"]
     stage: Annotated[Id, "the stage"]
     attempt: Annotated[Count, "the attempt"]
-    status: Annotated[AttemptStatus, "released: not at fault, give it to another"]
+    status: Annotated[
+        AttemptStatus,
+        "released: not at fault, give it to another; lost: what it had pinned to this host is gone",
+    ]
     work_s: Annotated[Seconds, "seconds in the handler"]
     outcome: Annotated[EarlyOutcome | None, "how the agent ended, if not by finishing"] = None
     final: Annotated[bool, "skip the stages that remain"] = False

@@ -19,6 +19,7 @@ from typing import Literal
 from .contract import Limits, Owner, Spec
 from .records import Record
 
+NOTED = 10_000  # ends whose reasons are remembered; the oldest are forgotten
 KINDS = 8  # of sandboxes kept warm beside the images of the topology; the oldest are forgotten
 
 Key = tuple[str, int, bool]
@@ -53,6 +54,7 @@ class Holdings:
         self._wanted: OrderedDict[Key, None] = OrderedDict.fromkeys(keys)
         self._fixed = set(keys)
         self._book: dict[str, Holding] = {}
+        self._ends: OrderedDict[str, str] = OrderedDict()  # why, by rollout
 
     def __len__(self) -> int:
         return len(self._book)
@@ -114,6 +116,7 @@ class Holdings:
         if holding is None or holding.link != link or holding.state == "warm":
             return False
         holding.state = "pinned"
+        self._ends.pop(_rollout(holding), None)
         return True
 
     def settle(self, name: str, link: int, now: float) -> list[str]:
@@ -179,6 +182,18 @@ class Holdings:
         """Whether a connection may end it: what it holds or has pinned."""
         holding = self._book.get(name)
         return holding is not None and holding.link == link
+
+    def note_end(self, name: str, why: str) -> None:
+        """Remember why a pinned one is ended, for who asks for it later."""
+        holding = self._book.get(name)
+        if holding is not None and holding.state == "pinned":
+            self._ends[_rollout(holding)] = why
+            if len(self._ends) > NOTED:
+                self._ends.popitem(last=False)
+
+    def why_ended(self, rollout_id: str) -> str:
+        """Return why a rollout's pinned one was ended, "" if not for anything that it did."""
+        return self._ends.get(rollout_id, "")
 
     def forget(self, name: str) -> None:
         """Strike one out."""

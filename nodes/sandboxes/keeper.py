@@ -107,7 +107,7 @@ class Keeper:
         try:
             while not over.is_set():
                 self._refill()
-                self._end(self.book.expired(time.monotonic()), "its time is up")
+                self._convict(self.book.expired(time.monotonic()), "its time is up")
                 each_tick()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(over.wait(), TICK_S)
@@ -177,10 +177,12 @@ class Keeper:
 
     def _found(self, asked: Asked, link: int) -> None:
         assert asked.owner is not None
-        record = self.book.find(asked.owner.rollout_id)
+        rollout_id = asked.owner.rollout_id
+        record = self.book.find(rollout_id)
         if record is None or not record.is_alive():
-            why = f"rollout {asked.owner.rollout_id} has no sandbox on this host any more"
-            self._tell(link, Told(asked.number, error=why))
+            own = self.book.why_ended(rollout_id) if record is None else ""
+            why = own or f"rollout {rollout_id} has no sandbox on this host any more"
+            self._tell(link, Told(asked.number, error=why, gone=not own))
         else:
             self._tell(link, Told(asked.number, record))
 
@@ -252,6 +254,12 @@ class Keeper:
                 if why:
                     log.info("sandbox ended", sandbox=name, why=why, owner=record.owner)
                 self._end_record(record)
+
+    def _convict(self, names: Iterable[str], why: str) -> None:
+        """End sandboxes for what their rollouts did; who asks for one later is told."""
+        for name in list(names):
+            self.book.note_end(name, f"sandbox ended: {why}")
+            self._end([name], why)
 
     def _end_record(self, record: Record) -> None:
         self._ending[record.name] = self._task(self._remove(record), "end")

@@ -144,7 +144,7 @@ def test_what_an_earlier_keeper_left_is_removed_whatever_made_it(short_path: Pat
 def test_without_a_keeper_a_task_is_told(short_path: Path) -> None:
     async def ask() -> None:
         with pytest.raises(BoundaryError, match="cannot be reached"):
-            await Link(short_path / "nobody").start(Spec(), OWNER)
+            await Link(short_path / "nobody", 0.1).start(Spec(), OWNER)
         with pytest.raises(BoundaryError, match="no `sandboxes`"):
             await AttemptSandboxes(None, OWNER).open(Spec())
 
