@@ -9,5 +9,6 @@ process.
 Reading order: contract (what a sandbox is), enter (how a program gets inside; a script of its own),
 entrance (the same from asyncio), records, places, inside (the contract, from a record), ground,
 isolating, bubblewrap with launch, apptainer, process (the providers), holdings (who owns what, as
-pure rules), keeper, link (how a host asks the keeper), __main__.
+pure rules), usage and watch (what sandboxes take), keeper, link (how a host asks the keeper),
+__main__.
 """

@@ -118,6 +118,24 @@ def mount(target: Target, size_bytes: int, paths: list[str]) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
 
 
+def seal(target: Target) -> None:
+    """Let nobody inside make user namespaces, in which a program could mount past every bound.
+
+    Raises: CannotEnter.
+    """
+    try:
+        _be_user(target["uid"])
+        users = _users(os.open(f"/proc/{target['pid']}/ns/user", os.O_RDONLY))
+        if start_time(target["pid"]) != target["started"] or not users:
+            raise CannotEnter(GONE)
+        for user in users:
+            _set(user, NEWUSER)
+        with open("/proc/sys/user/max_user_namespaces", "w") as file:  # noqa: PTH123
+            file.write("0")
+    except OSError as wrong:
+        raise CannotEnter(f"user namespaces inside cannot be forbidden: {wrong}") from None
+
+
 def _users(innermost: int) -> list[int]:
     """Return the user namespaces from the one below ours to the sandbox's."""
     ours = os.stat("/proc/self/ns/user")  # noqa: PTH116
@@ -331,6 +349,10 @@ def _serve_one(requests: socket.socket, descriptors: list[int]) -> NoReturn:
     requests.close()
     try:
         asked: Target = json.loads(os.pread(request, os.fstat(request).st_size, 0))
+        if asked.get("operation") == "seal":
+            seal(asked)
+            control.send(b"S0")
+            os._exit(0)
         join(asked)
         _die_with(parent)
         for number, stream in enumerate(streams):

@@ -173,6 +173,10 @@ class Holdings:
             if each.state != "warm" and now - each.began > each.record.limits.wall_s
         ]
 
+    def lent(self) -> list[Record]:
+        """Return those in which something may run."""
+        return [each.record for each in self._book.values() if each.state != "warm"]
+
     def get(self, name: str) -> Record | None:
         """Return one by its name."""
         holding = self._book.get(name)
@@ -224,6 +228,7 @@ def clipped(limits: Limits, most: Limits) -> Limits:
     return replace(
         limits,
         memory_bytes=min(limits.memory_bytes, most.memory_bytes),
+        total_bytes=min(limits.total_bytes, most.total_bytes),
         cpu_s=min(limits.cpu_s, most.cpu_s),
         processes=min(limits.processes, most.processes),
         wall_s=min(limits.wall_s, most.wall_s),

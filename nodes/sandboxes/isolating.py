@@ -3,13 +3,15 @@
 Job: start, remove and close around one program per sandbox; a provider says which program.
 Does not know: bwrap, Apptainer, who owns a sandbox.
 Invariants: the record is on disk before the sandbox is; a start that fails or is cancelled leaves
-nothing.
+nothing. Nobody inside can make a user namespace.
 """
 
 import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
+
+from engine.errors import BoundaryError
 
 from .contract import Owner, Spec
 from .enter import start_time
@@ -18,6 +20,8 @@ from .ground import new_record, prepare
 from .inside import Inside
 from .lifelines import Lifelines
 from .records import Record, forget_record, remove_tree, write_record
+
+SEAL_S = 30.0
 
 
 class Isolating(ABC):
@@ -66,7 +70,17 @@ class Isolating(ABC):
     ) -> Record:
         await self._lifelines.spawn(record, command, environment, sources, over)
         pid = await self._lifelines.first(record.name)
-        return replace(record, pid=pid, started=start_time(pid))
+        record = replace(record, pid=pid, started=start_time(pid))
+        await self._seal(record)
+        return record
+
+    async def _seal(self, record: Record) -> None:
+        """Forbid user namespaces inside: their owner could mount tmpfs past every bound."""
+        target = {"pid": record.pid, "started": record.started, "uid": record.uid}
+        done = await self._entrance.run(target | {"operation": "seal"}, b"", SEAL_S, 0)
+        if done.exit_code != 0:
+            why = f"user namespaces inside were not forbidden in {SEAL_S:g} s"
+            raise BoundaryError("sandbox", why)
 
     async def remove(self, record: Record) -> None:
         """End a sandbox and remove what it had. Raises: BoundaryError("sandbox")."""

@@ -27,6 +27,7 @@ from .contract import Limits, Spec
 from .holdings import Holdings, Key, clipped, key_of
 from .link import ASKED, LINE_BYTES, Asked, Told, line_of
 from .records import Record, read_records, remove_tree, write_record
+from .watch import Watch
 
 log = structlog.get_logger()
 TICK_S = 0.5
@@ -67,6 +68,7 @@ class Keeper:
         self._links = itertools.count(1)
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._pool_fails_until = 0.0
+        self._watch = Watch(self.book, self._convict)
         self.counts = {"started": 0, "warm": 0, "ended": 0, "reaped": 0, "failed": 0}
 
     def figures(self) -> dict[str, float]:
@@ -76,7 +78,12 @@ class Keeper:
             "pinned_now": self.book.count("pinned"),
             "warm_now": self.book.count("warm"),
         }
-        return {**{key: float(value) for key, value in (self.counts | states).items()}}
+        return {
+            **{
+                key: float(value)
+                for key, value in (self.counts | self._watch.counts | states).items()
+            }
+        }
 
     async def sweep(self) -> None:
         """End what an earlier keeper of this host left behind."""
@@ -104,6 +111,7 @@ class Keeper:
         """
         private_directory(path.parent)
         server = await asyncio.start_unix_server(self._connected, str(path), limit=LINE_BYTES)
+        watch = self._task(self._watch.run(), "watch")
         try:
             while not over.is_set():
                 self._refill()
@@ -113,6 +121,7 @@ class Keeper:
                     await asyncio.wait_for(over.wait(), TICK_S)
         finally:
             server.close()
+            watch.cancel()
             await self._leave()
 
     def disowned(self, rollout_ids: list[str]) -> None:

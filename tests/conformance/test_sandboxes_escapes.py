@@ -116,6 +116,22 @@ def test_programs_have_no_privileges_and_get_none(play: Play) -> None:
 
 
 @isolated
+def test_nobody_inside_gets_a_namespace_in_which_it_could_mount(play: Play) -> None:
+    async def scene(sandbox: Sandbox) -> None:
+        for command in (
+            "unshare -U true",
+            "unshare -Urm sh -c 'mount -t tmpfs none /tmp && touch /tmp/mounted'",
+            "unshare -Urpf true",
+        ):
+            done = await sandbox.exec(["sh", "-c", command], timeout_s=S)
+            assert done.exit_code != 0, command
+            assert b"unshare failed" in done.stderr
+        assert "mounted" not in [entry.name for entry in await sandbox.list("/tmp")]
+
+    play(scene)
+
+
+@isolated
 def test_killing_everything_inside_leaves_the_sandbox_usable(play: Play) -> None:
     async def scene(sandbox: Sandbox) -> None:
         await sandbox.exec(["sh", "-c", "kill -9 -1"], timeout_s=S)
