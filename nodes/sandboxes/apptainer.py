@@ -12,17 +12,11 @@ whoever started it and is registered in a home directory by name; a child ends w
 Programs enter by the namespaces, which takes milliseconds, against 50 for `apptainer exec`.
 """
 
-import asyncio
 import os
 import shutil
 from pathlib import Path
 
-import orjson
-
-from engine.errors import BoundaryError
-
 from .contract import Spec
-from .entrance import enter_command
 from .ground import PATH
 from .images import path_of
 from .inside import SHARED
@@ -31,7 +25,6 @@ from .lifelines import FIRST, program
 from .places import make_shared
 from .records import Record
 
-MOUNT_S = 30.0
 BOUNDED = ("/work", "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
 OPTIONS = (
     *("--userns", "--containall", "--cleanenv", "--no-home", "--writable-tmpfs", "--no-privs"),
@@ -61,7 +54,8 @@ class Apptainer(Isolating):
         command += ["--scratch", "/work", "--bind", f"{shared}:{SHARED}", "@0", *FIRST]
         own = {"PATH": PATH, "HOME": str(home), "APPTAINER_CONFIGDIR": str(home)}
         record = await self._spawn(record, command, own, [image], over)
-        await _bound(record)
+        size_bytes = spec.limits.disk_bytes
+        await self._arrange(record, "mount", size_bytes=size_bytes, paths=BOUNDED)
         return record
 
 
@@ -76,23 +70,6 @@ def _user(directory: Path, uid: int) -> tuple[Path, dict[str, str]]:
     passwd.write_text(f"root:x:0:0::/:/bin/sh\nuser:x:{uid}:{uid}::{home}:/bin/sh\n")
     group.write_text(f"root:x:0:\nuser:x:{uid}:\n")
     return home, {"/etc/passwd": str(passwd), "/etc/group": str(group)}
-
-
-async def _bound(record: Record) -> None:
-    """Put a tmpfs of the right size wherever programs write."""
-    target = {"pid": record.pid, "started": record.started, "uid": record.uid}
-    words = [orjson.dumps(target).decode(), "mount", str(record.limits.disk_bytes), *BOUNDED]
-    process = await asyncio.create_subprocess_exec(
-        *(*enter_command(), *words), stderr=asyncio.subprocess.PIPE, env={}
-    )
-    try:
-        _, said = await asyncio.wait_for(process.communicate(), MOUNT_S)
-    except TimeoutError:
-        process.kill()
-        raise BoundaryError("sandbox", f"no mounts within {MOUNT_S:g} s") from None
-    if process.returncode:
-        told = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise BoundaryError("sandbox", f"what can be written cannot be bounded: {told}")
 
 
 def is_available() -> bool:

@@ -10,6 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from engine.errors import BoundaryError
 
@@ -21,7 +22,7 @@ from .inside import Inside
 from .lifelines import Lifelines
 from .records import Record, forget_record, remove_tree, write_record
 
-SEAL_S = 30.0
+ARRANGE_S = 30.0
 
 
 class Isolating(ABC):
@@ -71,16 +72,16 @@ class Isolating(ABC):
         await self._lifelines.spawn(record, command, environment, sources, over)
         pid = await self._lifelines.first(record.name)
         record = replace(record, pid=pid, started=start_time(pid))
-        await self._seal(record)
+        await self._arrange(record, "seal")
         return record
 
-    async def _seal(self, record: Record) -> None:
-        """Forbid user namespaces inside: their owner could mount tmpfs past every bound."""
+    async def _arrange(self, record: Record, operation: str, **more: Any) -> None:
+        """Do in a sandbox what only its starter may: see `enter`."""
         target = {"pid": record.pid, "started": record.started, "uid": record.uid}
-        done = await self._entrance.run(target | {"operation": "seal"}, b"", SEAL_S, 0)
+        request = {**target, "operation": operation, **more}
+        done = await self._entrance.run(request, b"", ARRANGE_S, 0)
         if done.exit_code != 0:
-            why = f"user namespaces inside were not forbidden in {SEAL_S:g} s"
-            raise BoundaryError("sandbox", why)
+            raise BoundaryError("sandbox", f"{operation}: not done within {ARRANGE_S:g} s")
 
     async def remove(self, record: Record) -> None:
         """End a sandbox and remove what it had. Raises: BoundaryError("sandbox")."""
@@ -91,4 +92,4 @@ class Isolating(ABC):
     async def close(self) -> None:
         """Close the way in; every sandbox that this object started ends with it."""
         self._entrance.close()
-        self._lifelines.close()
+        await self._lifelines.close()

@@ -3,13 +3,14 @@
 import os
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nodes.sandboxes.contract import Sandbox, SandboxFileError
 
-from ..sandbox_kit import Play, S, isolated, until
+from ..sandbox_kit import SMALL, Play, S, isolated, until
 
 
 def is_there(path: str) -> bool:
@@ -99,6 +100,26 @@ def test_there_is_no_network_but_loopback_and_no_abstract_socket(play: Play) -> 
             assert len(done.stdout.splitlines()) == 3
 
         play(scene)
+
+
+@isolated
+def test_with_network_a_sandbox_has_the_hosts_with_its_loopback(play: Play) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        script = (
+            f"exec 3<>/dev/tcp/127.0.0.1/{server.getsockname()[1]} && echo from inside >&3"
+            " && echo reached"
+        )
+
+        async def scene(sandbox: Sandbox) -> None:
+            done = await sandbox.exec(["bash", "-c", script], timeout_s=S)
+            assert done.stdout == b"reached\n", done.stderr
+            server.settimeout(S)
+            with server.accept()[0] as caller:
+                assert caller.recv(100) == b"from inside\n"
+
+        play(scene, replace(SMALL, network=True))
 
 
 @isolated
