@@ -78,12 +78,8 @@ class Keeper:
             "pinned_now": self.book.count("pinned"),
             "warm_now": self.book.count("warm"),
         }
-        return {
-            **{
-                key: float(value)
-                for key, value in (self.counts | self._watch.counts | states).items()
-            }
-        }
+        every = self.counts | self._watch.counts | states
+        return {key: float(value) for key, value in every.items()}
 
     async def sweep(self) -> None:
         """End what an earlier keeper of this host left behind."""
