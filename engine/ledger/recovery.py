@@ -54,8 +54,9 @@ class Recovery:
                 self._ended(rollout, result)
             case Acked():
                 self._acked(rollout)
-            case Rewound():
+            case Rewound(lost):
                 attempts.rewind(self.books, rollout, self._now, "recovered")
+                rollout.losses += lost
                 self.books.unqueue(rollout)
 
     def value(self, key: str, value: Any) -> None:

@@ -73,6 +73,7 @@ class LedgerRollout:
     seen: int = 0  # the highest attempt ever heard of
     failed: int = 0  # attempts of this stage that count against its limit
     deaths: int = 0  # workers that went for no known reason while at it
+    losses: int = 0  # times that what it had pinned was gone
     worker_id: str = ""
     avoid: str = ""
     deadline: float = 0.0

@@ -170,6 +170,8 @@ class Attempt:
         deadline = asyncio.get_running_loop().call_later(self._work.timeout_s, self._expire)
         try:
             ended = await self._end(body, find)
+            if ended[0].status == "failed" and not self._is_late:
+                ended = await self._as_lost(ended)
         finally:
             deadline.cancel()
             self.sandboxes.give_back()
@@ -193,6 +195,14 @@ class Attempt:
             return self._failed(wrong.boundary, name, str(wrong), retry=wrong.retry)
         except Exception as wrong:  # noqa: BLE001 - the boundary to a task kind's code
             return self._failed("handler", type(wrong).__name__, _describe(wrong))
+
+    async def _as_lost(self, ended: Ended) -> Ended:
+        """Return a failed result, as a lost one if what the rollout had pinned is gone."""
+        try:
+            is_lost = await self.sandboxes.is_lost()
+        except asyncio.CancelledError:  # out of time, or not wanted: a failure is true either way
+            return ended
+        return (replace(ended[0], status="lost"), ended[1]) if is_lost else ended
 
     def _with_aborted(self, ended: Ended) -> Ended:
         """Add to a result's usage what was sampled for requests that were cancelled."""
