@@ -41,15 +41,12 @@ class Inference(Model, Protocol):
 
 
 class Sessions:
-    """A model that remembers which sessions an attempt opened, to release them on every path.
-
-    `aborted_tokens` counts what was sampled for requests that were cancelled meanwhile.
-    """
+    """A model that remembers which sessions an attempt opened, to release them on every path."""
 
     def __init__(self, model: Inference | None) -> None:
         self._model = model
         self._open: set[str] = set()
-        self.aborted_tokens = 0
+        self._released: set[str] = set()
 
     async def generate(
         self, session: str, token_ids: npt.NDArray[np.int32], sampling: Sampling
@@ -61,16 +58,22 @@ class Sessions:
         return await self._model.generate(session, token_ids, sampling)
 
     async def release(self, session: str) -> None:
-        """End a session, and count what its aborted requests had sampled."""
+        """End a session. What its aborted requests had sampled is counted after the handler."""
         self._open.discard(session)
+        self._released.add(session)
         if self._model is not None:
             await self._model.release(session)
-            self.aborted_tokens += await self._model.settle(session)
 
-    async def release_all(self) -> None:
-        """End every session that is still open."""
+    async def release_all(self) -> int:
+        """End every session; return the tokens that were sampled for requests that were aborted.
+
+        No handler waits for that count: it may come late, and a sandbox is stopped meanwhile.
+        """
         for session in list(self._open):
             await self.release(session)
+        if self._model is None:
+            return 0
+        return sum([await self._model.settle(session) for session in self._released])
 
 
 @dataclass(slots=True, eq=False)
@@ -167,8 +170,7 @@ class Attempt:
         finally:
             deadline.cancel()
             self.sandboxes.give_back()
-        await self._sessions.release_all()
-        return self._with_aborted(ended)
+        return _with_aborted(ended, await self._sessions.release_all())
 
     async def _end(self, body: list[Any], find: Callable[[str], Handler]) -> Ended:
         try:
@@ -187,15 +189,6 @@ class Attempt:
             return self._failed(wrong.boundary, name, str(wrong), retry=wrong.retry)
         except Exception as wrong:  # noqa: BLE001 - the boundary to a task kind's code
             return self._failed("handler", type(wrong).__name__, _describe(wrong))
-
-    def _with_aborted(self, ended: Ended) -> Ended:
-        """Add to a result's usage what was sampled for requests that were cancelled."""
-        result, frames = ended
-        tokens = self._sessions.aborted_tokens
-        if not tokens or result.usage is None:
-            return ended
-        usage = replace(result.usage, tokens=result.usage.tokens + tokens)
-        return replace(result, usage=usage), frames
 
     async def _finished(self, output: Output) -> Ended:
         """Return a handler's result, once what it pins is left to later stages."""
@@ -313,6 +306,15 @@ class Attempt:
             usage=usage,
             **known,
         )
+
+
+def _with_aborted(ended: Ended, tokens: int) -> Ended:
+    """Add to a result's usage what was sampled for requests that were aborted."""
+    result, frames = ended
+    if not tokens or result.usage is None:
+        return ended
+    usage = replace(result.usage, tokens=result.usage.tokens + tokens)
+    return replace(result, usage=usage), frames
 
 
 def _has_handlers_words(result: StageResult) -> bool:
