@@ -44,14 +44,13 @@ class Inference(Model, Protocol):
 class Sessions:
     """A model that remembers which sessions an attempt opened, to release them on every path.
 
-    `aborted_tokens` counts what was sampled for requests that were cancelled meanwhile;
     `policy_version` is that of the first token sampled.
     """
 
     def __init__(self, model: Inference | None) -> None:
         self._model = model
         self._open: set[str] = set()
-        self.aborted_tokens = 0
+        self._released: set[str] = set()
         self.policy_version: int | None = None
 
     async def generate(
@@ -67,16 +66,22 @@ class Sessions:
         return generation
 
     async def release(self, session: str) -> None:
-        """End a session, and count what its aborted requests had sampled."""
+        """End a session. What its aborted requests had sampled is counted after the handler."""
         self._open.discard(session)
+        self._released.add(session)
         if self._model is not None:
             await self._model.release(session)
-            self.aborted_tokens += await self._model.settle(session)
 
-    async def release_all(self) -> None:
-        """End every session that is still open."""
+    async def release_all(self) -> int:
+        """End every session; return the tokens that were sampled for requests that were aborted.
+
+        No handler waits for that count: it may come late, and a sandbox is stopped meanwhile.
+        """
         for session in list(self._open):
             await self.release(session)
+        if self._model is None:
+            return 0
+        return sum([await self._model.settle(session) for session in self._released])
 
 
 @dataclass(slots=True, eq=False)
@@ -175,8 +180,7 @@ class Attempt:
         finally:
             deadline.cancel()
             self.sandboxes.give_back()
-        await self._sessions.release_all()
-        return self._with_aborted(ended)
+        return _with_aborted(ended, await self._sessions.release_all())
 
     async def _end(self, body: list[Any], find: Callable[[str], Handler]) -> Ended:
         try:
@@ -203,15 +207,6 @@ class Attempt:
         except asyncio.CancelledError:  # out of time, or not wanted: a failure is true either way
             return ended
         return (replace(ended[0], status="lost"), ended[1]) if is_lost else ended
-
-    def _with_aborted(self, ended: Ended) -> Ended:
-        """Add to a result's usage what was sampled for requests that were cancelled."""
-        result, frames = ended
-        tokens = self._sessions.aborted_tokens
-        if not tokens or result.usage is None:
-            return ended
-        usage = replace(result.usage, tokens=result.usage.tokens + tokens)
-        return replace(result, usage=usage), frames
 
     async def _finished(self, output: Output) -> Ended:
         """Return a handler's result, once what it pins is left to later stages."""
@@ -334,6 +329,15 @@ class Attempt:
             policy_version=self._sessions.policy_version,
             **known,
         )
+
+
+def _with_aborted(ended: Ended, tokens: int) -> Ended:
+    """Add to a result's usage what was sampled for requests that were aborted."""
+    result, frames = ended
+    if not tokens or result.usage is None:
+        return ended
+    usage = replace(result.usage, tokens=result.usage.tokens + tokens)
+    return replace(result, usage=usage), frames
 
 
 def _alignment(described: tuple[Buffer, Any]) -> int:
