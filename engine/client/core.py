@@ -123,7 +123,7 @@ class Core:
     _questions: dict[str, Question] = field(default_factory=dict)
     _received: Sequence = field(default_factory=Sequence)
     _acked: Sequence = field(default_factory=Sequence)
-    _expected: set[str] = field(default_factory=set)
+    _expected: dict[str, str] = field(default_factory=dict)  # accepted, with their sampling
     _to_ack: list[int] = field(default_factory=list)
     _to_hold: list[int] = field(default_factory=list)
     _ticked_at: float = 0.0
@@ -352,7 +352,9 @@ class Core:
         if submission is not None:
             submission.accepted = True
             fresh = set(submission.message.rollout_ids).difference(repeated)
-            self._expected |= fresh
+            name = submission.message.sampling_id
+            if name not in self._ended:
+                self._expected.update(dict.fromkeys(fresh, name))
             self.owed += len(fresh)
             self._activity += 1
 
@@ -407,12 +409,14 @@ class Core:
             self._again(message)
             return
         self._received.add(message.seq)
-        self._expected.discard(message.rollout_id)
+        self._expected.pop(message.rollout_id, None)
         self._activity += 1
         self.owed -= 1
         sampling = self.samplings.get(message.sampling_id)
         if sampling is not None:
             sampling.add(rollout_from(message, body))
+        elif message.sampling_id in self._ended:
+            self.forget([message.seq])
         else:
             self.results.append(rollout_from(message, body))
 
@@ -429,6 +433,9 @@ class Core:
     def end_sampling(self, sampling_id: str) -> None:
         """Close a sampling; told again to a broker that restarts."""
         self._ended[sampling_id] = None
+        ours = [name for name, sampling in self._expected.items() if sampling == sampling_id]
+        for rollout_id in ours:
+            del self._expected[rollout_id]
         self.say(EndSample(sampling_id))
 
     def say(self, message: Message) -> None:

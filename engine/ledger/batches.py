@@ -55,11 +55,18 @@ def end_sample(books: Books, client_id: str, message: EndSample, now: float) -> 
     if sampling is None:
         return
     everything = [s for submissions in sampling.submissions.values() for s in submissions]
-    books.stop([m for s in everything for m in s.members], now, "its sampling is closed")
     _acknowledge(books, sampling, list(sampling.submissions), now)
     for submission in everything:
         submission.sampling = None
+    close(books, everything, now)
     books.out.append(ForgetValue(sampling.key))
+
+
+def close(books: Books, submissions: Iterable[Submission], now: float) -> None:
+    """Stop what is under way of a sampling that is closed: nobody waits for how it ends."""
+    for submission in submissions:
+        submission.is_closed = True
+        books.stop(submission.members, now, "its sampling is closed")
 
 
 def refusal(books: Books, submission: Submission | None, client_id: str, name: str) -> str:

@@ -205,6 +205,8 @@ class Books:
         if rollout.submission.sampling is not None:
             self.unjudged.append(rollout)
         self.out.append(Keep(rollout.order, Ended(rollout.result)))
+        if rollout.submission.is_closed:
+            self.acknowledge(client, rollout.result.seq, now)
         self.deliver(client)
         self.report_cancelled(rollout, receipt)
 

@@ -160,6 +160,7 @@ def book_submission(books: Books, entry: Submitted, order: int) -> Submission:
     if sampling is not None:
         submission.sampling, submission.prompt = sampling, entry.prompt
         sampling.submissions.setdefault(entry.prompt, []).append(submission)
+    submission.is_closed = bool(entry.sampling_id) and sampling is None
     for number, rollout_id in enumerate(entry.rollout_ids, order + 1):
         rollout = LedgerRollout(number, rollout_id, submission, entry.at, entry.at)
         submission.members.append(rollout)
