@@ -8,7 +8,6 @@ from ..messages import (
     Accepted,
     Ack,
     Cancel,
-    Credit,
     Hello,
     Refusal,
     Submit,
@@ -99,7 +98,7 @@ def ack(books: Books, client_id: str, message: Ack, now: float) -> None:
         for seq in [seq for seq in client.delivered if first <= seq <= last]:
             books.hold(client, seq)
     books.deliver(client)
-    offer_credit(books)
+    books.offer_credit()
 
 
 def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
@@ -120,19 +119,6 @@ def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
         batches.cancel_all(books, client.client_id, now)
     if not live:
         books.answer_cancel(pending)
-
-
-def offer_credit(books: Books) -> None:
-    """Tell clients that were refused as full how much would be taken now."""
-    rules = books.rules
-    rollouts = rules.rollouts - books.held_rollouts
-    room_bytes = rules.bytes - books.held_bytes
-    if rollouts <= 0 or room_bytes <= 0:
-        return
-    for client in books.clients.values():
-        if client.waits_for_credit and client.connected:
-            client.waits_for_credit = False
-            books.tell(client.client_id, Credit(rollouts, room_bytes))
 
 
 def book_submission(books: Books, entry: Submitted, order: int) -> Submission:
@@ -219,9 +205,7 @@ def _refusal(
             where = known.submission.group_id
             return "conflict", f"rollout_id {rollout_id} is in group {where} already"
     if message.sampling_id:
-        group = client.submissions.get(message.group_id)
-        first = group[0] if group else None
-        why = batches.refusal(books, first, client.client_id, message.sampling_id)
+        why = batches.refusal(books, client, message, fresh)
         if why:
             return "invalid", why
     return _too_much(books, client, fresh, body_bytes) if fresh else None

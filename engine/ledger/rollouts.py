@@ -52,6 +52,7 @@ class Submission:
     body_bytes: int
     sampling: LedgerSampling | None = None
     prompt: int = 0
+    closed: bool = False  # of a sampling that was closed: nobody waits for its results
     members: list["LedgerRollout"] = field(default_factory=list)
     unacked: int = 0
     kept: int = 0

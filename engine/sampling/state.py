@@ -16,6 +16,14 @@ class GroupState:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedState:
+    """A group with a verdict and rollouts under way: which of its rollouts a report has counted."""
+
+    prompt: int
+    counted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SamplerState:
     """A sampler between two events."""
 
@@ -35,6 +43,7 @@ class SamplerState:
     sealed: tuple[Sealed, ...]
     verdicts: tuple[tuple[Count, Verdict], ...]
     settling: tuple[tuple[Count, Count], ...]
+    closed: tuple[ClosedState, ...]
     refilled: tuple[GroupState, ...]
     report: BatchReport
     elapsed_s: float
