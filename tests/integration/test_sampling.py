@@ -1,5 +1,6 @@
 """Dynamic sampling over real processes: batches, early termination, carry-over, sources, resume."""
 
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,12 +44,12 @@ def tasks(pattern: str, seconds: float = 0.01, count: int = 10_000) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="rq") as short:
-        with running_topology(Path(short), QUICK, {"scored": SCORED}) as running:
-            yield running
+def site() -> Iterator[Site]:
+    with (
+        tempfile.TemporaryDirectory(prefix="rq") as short,
+        running_topology(Path(short), QUICK, {"scored": SCORED}) as running,
+    ):
+        yield running
 
 
 def settled(client: Client, deadline_s: float = 10.0) -> None:
@@ -90,11 +91,11 @@ def test_a_source_that_raises_is_told_after_the_last_batch(site: Site) -> None:
         yield from tasks("i", count=2)
         raise ValueError("no such file")
 
+    found: list[Batch] = []
     with Client(site.endpoint("front")) as client:
-        found = []
+        batches = client.sample(failing(), groups=3, group_size=2)
         with pytest.raises(SourceFailed, match="no such file") as raised:
-            for batch in client.sample(failing(), groups=3, group_size=2):
-                found.append(batch)
+            found.extend(batches)
     assert isinstance(raised.value.__cause__, ValueError)
     assert [(len(batch.groups), batch.reason) for batch in found] == [(2, "failed")]
 
