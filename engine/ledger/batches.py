@@ -318,6 +318,7 @@ def _carry_out(books: Books, sampling: LedgerSampling, now: float) -> None:
 
 
 def _tell_again(sampling: LedgerSampling) -> None:
+    _forget_verdicts(sampling)
     sampler = sampling.sampler
     verdicts = tuple(sampler.verdicts.items())
     if verdicts:
@@ -327,15 +328,16 @@ def _tell_again(sampling: LedgerSampling) -> None:
 
 
 def _ask_for_more(books: Books) -> None:
-    """Want prompts, in turn among samplings, while slots are free that none was promised."""
+    """Want prompts while slots are free that none was promised, for whoever has the least first."""
     waiting = [s for s in books.samplings.values() if _may_want(books, s)]
     if not waiting:
         return
-    used = sum(s.sampler.live + _promised(books, s) for s in books.samplings.values())
+    used = sum(_used(books, sampling) for sampling in books.samplings.values())
     slots = sum(worker.slots for worker in books.workers.values() if not worker.silent)
     share = slots // len(waiting)  # a source that is slow keeps no more than its share idle
     while waiting and used < slots:
-        sampling = waiting.pop(0)
+        sampling = min(waiting, key=lambda sampling: _used(books, sampling))
+        waiting.remove(sampling)
         promised = _promised(books, sampling)
         if promised and promised >= share:
             continue
@@ -351,6 +353,11 @@ def _promised(books: Books, sampling: LedgerSampling) -> int:
     if not books.clients[sampling.client_id].connected:
         return 0
     return sampling.sampler.promised * sampling.sampler.spec.group_size
+
+
+def _used(books: Books, sampling: LedgerSampling) -> int:
+    """Return how many rollouts are under way or were asked for."""
+    return sampling.sampler.live + _promised(books, sampling)
 
 
 def _may_want(books: Books, sampling: LedgerSampling) -> bool:

@@ -126,4 +126,3 @@ def _check_sampling(sampling: LedgerSampling) -> None:
     _require(len(set(batches)) == len(batches), f"{name}: a group is in one batch")
     _require(not set(batches) & set(sampler.verdicts), f"{name}: a group of a batch is not judged")
     _require(not (sampler.is_over and sampler.open), f"{name}: nothing is open in the end")
-    _require(not sampler.decisions, f"{name}: decisions are carried out")
