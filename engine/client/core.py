@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import (
     BrokerUnreachable,
@@ -47,6 +47,7 @@ from ..messages import (
 from ..messages import Replaced as ReplacedMessage
 from ..records import TRAJECTORY, Rollout, Trajectory
 from ..wire import read_body, read_buffer
+from .listener import Listener
 from .sequence import Sequence
 
 ACK_BATCH = 32  # results acknowledged in one message; fewer when the caller waits
@@ -80,30 +81,6 @@ class Question:
     doubt: str = ""
 
 
-class Listener(Protocol):
-    """A sampling, as far as the core hands it what comes for it."""
-
-    def add(self, rollout: Rollout) -> None:
-        """Take a result."""
-        ...
-
-    def hear(self, message: Wanted | Judged | Batch) -> None:
-        """Take what the broker says of the sampling."""
-        ...
-
-    def step(self, wait_s: float) -> None:
-        """Go on with what is to be submitted, waiting so long for a prompt at the most."""
-        ...
-
-    def refuse(self, why: str) -> None:
-        """Take that the broker will not have it."""
-        ...
-
-    def welcome(self) -> None:
-        """Tell a broker that has just welcomed us how far we are."""
-        ...
-
-
 @dataclass(slots=True)
 class Core:
     """Everything that a client knows. Times are seconds of any clock that never goes back."""
@@ -117,7 +94,8 @@ class Core:
     owed: int = 0  # results still to come, by the broker's last word
     message_bytes: int = sys.maxsize  # the largest that we and the broker may send
     idle: bool = False  # the broker has confirmed that it owes nothing
-    samplings: dict[str, "Listener"] = field(default_factory=dict)
+    samplings: dict[str, Listener] = field(default_factory=dict)
+    _unclaimed: dict[str, list[Rollout]] = field(default_factory=dict)  # by sampling, not open here
     _ended: dict[str, None] = field(default_factory=dict)  # samplings that were closed here
     _submissions: dict[str, Submission] = field(default_factory=dict)
     _questions: dict[str, Question] = field(default_factory=dict)
@@ -415,10 +393,14 @@ class Core:
         sampling = self.samplings.get(message.sampling_id)
         if sampling is not None:
             sampling.add(rollout_from(message, body))
-        elif message.sampling_id in self._ended:
-            self.forget([message.seq])
-        else:
+        elif not message.sampling_id:
             self.results.append(rollout_from(message, body))
+        elif message.sampling_id in self._ended:
+            self.acknowledge([message.seq])
+        else:
+            unclaimed = self._unclaimed.setdefault(message.sampling_id, [])
+            unclaimed.append(rollout_from(message, body))
+            self.hold(message.seq)
 
     def _of_sampling(self, sampling_id: str, message: Wanted | Judged | Batch) -> None:
         if sampling_id in self.samplings:
@@ -430,8 +412,20 @@ class Core:
         else:
             self.hold(message.seq)
 
+    def open_sampling(self, sampling_id: str, sampling: Listener) -> list[Rollout]:
+        """Hand a sampling what comes for it from now on; return what has come already."""
+        self.samplings[sampling_id] = sampling
+        self._ended.pop(sampling_id, None)
+        return self._unclaimed.pop(sampling_id, [])
+
+    def leave_sampling(self, sampling_id: str, rollouts: list[Rollout]) -> None:
+        """Keep what has come for a sampling, and what will, for whoever opens it again."""
+        del self.samplings[sampling_id]
+        self._unclaimed[sampling_id] = rollouts
+
     def end_sampling(self, sampling_id: str) -> None:
-        """Close a sampling; told again to a broker that restarts."""
+        """Close a sampling, which is not open here; told again to a broker that restarts."""
+        self.forget(rollout.seq for rollout in self._unclaimed.pop(sampling_id, []))
         self._ended[sampling_id] = None
         ours = [name for name, sampling in self._expected.items() if sampling == sampling_id]
         for rollout_id in ours:

@@ -37,6 +37,7 @@ class Recovery:
         """
         if isinstance(entry, Submitted):
             submission = intake.book_submission(self.books, entry, order)
+            submission.closed = bool(entry.sampling_id) and submission.sampling is None
             for rollout in submission.members:
                 rollout.accepted_at = rollout.since = min(entry.at, self._now)
                 self._by_order[rollout.order] = rollout
@@ -82,8 +83,8 @@ class Recovery:
         books.out.clear()
         for rollout in self._over.values():
             books.end(rollout, rollout.outcome or "completed", self._now)
+        batches.close_again(books, self._now)
         batches.resume(books, self._now)
-        self._close_orphans()
         live = [rollout for rollout in books.rollouts.values() if rollout.state == "ready"]
         for rollout in live:
             books.enqueue(rollout)
@@ -94,14 +95,6 @@ class Recovery:
                 client.next_seq = max(client.next_seq, self._first_seq)
         books.recover_until = self._now + books.rules.lease_s
         books.counts["recovered"] = len(live)
-
-    def _close_orphans(self) -> None:
-        """End what is left of samplings that were closed before the crash."""
-        closed = [r for r in self.books.rollouts.values() if r.submission.is_closed]
-        for rollout in closed:
-            if rollout.state == "ended":
-                self._acked(rollout)
-        batches.close(self.books, {r.submission for r in closed}, self._now)
 
     def _stage_done(self, rollout: LedgerRollout, entry: StageDone) -> None:
         if entry.stage not in self._names:

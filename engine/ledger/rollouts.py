@@ -52,7 +52,7 @@ class Submission:
     body_bytes: int
     sampling: LedgerSampling | None = None
     prompt: int = 0
-    is_closed: bool = False  # its sampling is: nobody waits for its results
+    closed: bool = False  # of a sampling that was closed: nobody waits for its results
     members: list["LedgerRollout"] = field(default_factory=list)
     unacked: int = 0
     kept: int = 0
