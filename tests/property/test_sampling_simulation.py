@@ -38,6 +38,7 @@ def storm(world: World) -> None:
         (trainer.come_late, 2),
         (trainer.reconnect, 0.4),
         (trainer.start, 0.3),
+        (trainer.reopen, 0.3),
         (world.crash, 0.6),
         (lambda: world.kill(worker), 0.4),
         (lambda: trainer.cancel(everything=False), 0.5),
