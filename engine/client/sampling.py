@@ -142,7 +142,7 @@ class Sampling:
         if self._error is not None:
             raise self._error
         message = self._batches.get(self._taken)
-        if message is None or not self._is_here(message.batch):
+        if self._wanted is None or message is None or not self._is_here(message.batch):
             return None
         sealed = message.batch
         if sealed.last and not sealed.prompts and _is_empty(sealed.report):
@@ -228,11 +228,11 @@ class Sampling:
 
     def _resume(self, message: Wanted) -> None:
         if self._wanted is None:
-            self._taken = message.taken
-            self._batches = {n: each for n, each in self._batches.items() if n >= message.taken}
             self._skipped = message.accepted
         elif message.accepted < self._wanted.accepted or message.taken < self._wanted.taken:
             self._error = StateLost("the broker has forgotten a sampling that it had accepted")
+        self._taken = max(self._taken, message.taken)  # the first may be from before we left it
+        self._batches = {n: each for n, each in self._batches.items() if n >= self._taken}
 
     def _submit_wanted(self, prompts: int, wait_s: float) -> None:
         self._source.ask(prompts)

@@ -160,11 +160,12 @@ async def test_an_async_clients_source_that_raises_is_told_after_the_last_batch(
         yield from tasks("i", count=2)
         raise ValueError("no such file")
 
-    found: list[Batch] = []
     async with AsyncClient(site.endpoint("front")) as client:
+        some = client.sample(failing(), groups=3, group_size=2)
+        batch = await anext(some)
+        assert (len(batch.groups), batch.reason) == (2, "failed")
         with pytest.raises(SourceFailed, match="no such file"):
-            found += [batch async for batch in client.sample(failing(), groups=3, group_size=2)]
-    assert [(len(batch.groups), batch.reason) for batch in found] == [(2, "failed")]
+            await anext(some)
 
 
 async def test_a_refused_sampling_does_not_break_an_async_client(site: Site) -> None:

@@ -95,10 +95,18 @@ class Trainer:
         self.hang_up()
         self.core = Core(self.client_id, self.world.rng.randint(1, 6), 1e9)
         self.core.start(self.world.now)
+        self._open()
+
+    def _open(self) -> None:
         self.sampling = Sampling(self.core, (), self.spec, self.name, 1e9)
         source: Any = Prompts(self.world, self.prompts, self.way)
         self.sampling._source = source
         self.batch: Batch | None = None
+
+    def reopen(self) -> None:
+        """Leave the sampling, and open it again in the same process."""
+        self.sampling.leave()
+        self._open()
 
     def hang_up(self) -> None:
         """Lose the connection; the broker notices, and what was under way may still arrive."""

@@ -107,6 +107,7 @@ def open_broker(tasks: Iterable[Task] | None = None, **spec: Any) -> Broker:
     fake = Broker(tasks, **spec)
     fake.welcome()
     fake.begin()
+    fake.hear(Wanted(NAME, 0, 0, 0))
     fake.said()
     return fake
 
@@ -140,6 +141,8 @@ def test_prompts_are_submitted_as_they_are_wanted(broker: Broker) -> None:
 
 
 def test_a_new_life_skips_prompts_that_were_accepted(broker: Broker) -> None:
+    broker.sampling.leave()
+    broker.begin()
     assert [each.task_id for each in broker.wants(4, 3, 1)] == ["t-3"]
 
 
@@ -371,6 +374,8 @@ def test_refills_are_submitted_after_the_end_of_the_source() -> None:
 
 def test_a_new_life_submits_refills_of_prompts_that_it_has_skipped() -> None:
     broker = open_broker(staleness="refill")
+    broker.sampling.leave()
+    broker.begin()
     assert broker.wants(2, 2, 0, (1, 7)) == []
     submits = broker.submits()
     assert names_of(submits) == [("s-1-2", "s-1-3"), ("s-1-4", "s-1-5"), ("s-1-6",)]
@@ -416,6 +421,18 @@ def test_a_sampling_that_was_left_and_is_opened_again_has_its_results(broker: Br
     broker.sampling.take()
     broker.seals(1, 1)
     assert broker.names() == [["s-1-0", "s-1-1"]]
+
+
+def test_no_batch_is_given_before_the_broker_said_how_far_it_is(broker: Broker) -> None:
+    broker.sampling.leave()
+    broker.begin()
+    broker.seals(0, 0)
+    broker.seals(1, 1)
+    broker.comes("0-0", "0-1", "1-0", "1-1")
+    assert broker.sampling.batch() is None
+    broker.hear(Wanted(NAME, 2, 2, 0))
+    broker.hear(Wanted(NAME, 2, 2, 1))
+    assert broker.names() == [["s-1-0", "s-1-1"]], "the first was meant for the one before"
 
 
 def test_leaving_repeats_no_submit(broker: Broker) -> None:
