@@ -143,8 +143,6 @@ def test_a_seed_is_one_schedule(seed: int) -> None:
     one, other = schedule(seed), schedule(seed)
     names = [[NAME.sub("", line) for line in world.trace] for world in (one, other)]
     assert names[0] == names[1]
-        NAME.sub("", line) for line in other.trace
-    ]
 
 
 def test_the_schedules_reach_every_verdict_and_reason() -> None:
