@@ -96,6 +96,7 @@ class Core:
     idle: bool = False  # the broker has confirmed that it owes nothing
     samplings: dict[str, Listener] = field(default_factory=dict)
     _unclaimed: dict[str, list[Rollout]] = field(default_factory=dict)  # by sampling, not open here
+    _left: dict[str, int] = field(default_factory=dict)  # samplings not open, with batches taken
     _ended: dict[str, None] = field(default_factory=dict)  # samplings that were closed here
     _submissions: dict[str, Submission] = field(default_factory=dict)
     _questions: dict[str, Question] = field(default_factory=dict)
@@ -412,21 +413,27 @@ class Core:
         else:
             self.hold(message.seq)
 
-    def open_sampling(self, sampling_id: str, sampling: Listener) -> list[Rollout]:
-        """Hand a sampling what comes for it from now on; return what has come already."""
+    def open_sampling(self, sampling_id: str, sampling: Listener) -> tuple[list[Rollout], int]:
+        """Hand a sampling what comes for it from now on.
+
+        Return what has come already, and how many of its batches were taken here before: the broker
+        may not have heard of the last.
+        """
         self.samplings[sampling_id] = sampling
         self._ended.pop(sampling_id, None)
-        return self._unclaimed.pop(sampling_id, [])
+        return self._unclaimed.pop(sampling_id, []), self._left.pop(sampling_id, 0)
 
-    def leave_sampling(self, sampling_id: str, rollouts: list[Rollout]) -> None:
+    def leave_sampling(self, sampling_id: str, rollouts: list[Rollout], taken: int) -> None:
         """Keep what has come for a sampling, and what will, for whoever opens it again."""
         del self.samplings[sampling_id]
         self._unclaimed[sampling_id] = rollouts
+        self._left[sampling_id] = taken
 
     def end_sampling(self, sampling_id: str) -> None:
         """Close a sampling, which is not open here; told again to a broker that restarts."""
         self.forget(rollout.seq for rollout in self._unclaimed.pop(sampling_id, []))
         self._ended[sampling_id] = None
+        self._left.pop(sampling_id, None)
         ours = [name for name, sampling in self._expected.items() if sampling == sampling_id]
         for rollout_id in ours:
             del self._expected[rollout_id]

@@ -94,6 +94,7 @@ class Sampling:
         self._core = core
         self._spec = spec
         self._name = name or f"sampling-{uuid4().hex[:12]}"
+        self._lasts = name is not None
         self._source = Source(tasks, patience_s)
         self._prompts: dict[int, Prompt] = {}
         self._flying: list[Submission] = []
@@ -101,14 +102,14 @@ class Sampling:
         self._skipped = 0  # prompts that an earlier life of the trainer had submitted
         self._next = 0
         self._told_end = False
-        self._taken = 0
         self._batches: dict[int, BatchMessage] = {}
         self._given: Batch | None = None
         self._unsettled: dict[int, Batch] = {}  # given, and the report will change
         self._decided = Sequence()  # prompts, counted from 1, of which nothing is needed any more
         self._over = False
         self._error: Exception | None = None
-        for rollout in core.open_sampling(self._name, self):
+        earlier, self._taken = core.open_sampling(self._name, self)
+        for rollout in earlier:
             self.add(rollout)
         self.welcome()
 
@@ -173,13 +174,22 @@ class Sampling:
             self._over = True
             self._fail(sealed)
 
+    def quit(self) -> None:
+        """Leave a sampling that has a name of the caller's and is not over; close any other."""
+        if self._core.samplings.get(self._name) is not self:
+            return
+        if self._lasts and not self._over:
+            self.leave()
+        else:
+            self.close()
+
     def leave(self) -> None:
         """Take part no more; the broker keeps the sampling for whoever opens it again."""
         self._source.close()
         for submission in self._flying:
             self._core.give_up(submission)
         held = [each for prompt in self._prompts.values() for each in prompt.rollouts.values()]
-        self._core.leave_sampling(self._name, held)
+        self._core.leave_sampling(self._name, held, self._taken)
 
     def close(self) -> None:
         """Leave, have what is open cancelled, and let the broker forget the sampling."""
