@@ -182,7 +182,9 @@ class Core:
         self._to_ack, self._to_hold = [], []
 
     def leave(self) -> None:
-        """Flush and say goodbye."""
+        """Quit what is open, flush and say goodbye."""
+        for sampling in list(self.samplings.values()):
+            sampling.quit()
         self.flush()
         if self.welcome is not None:
             self._send(Goodbye())
