@@ -11,7 +11,7 @@ from engine import Task
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-trl" / "bin" / "python"
-TRAIN_S = 600.0
+TRAIN_S = 1500.0
 
 
 def python(script: Path, *arguments: Path) -> None:

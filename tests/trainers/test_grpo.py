@@ -18,7 +18,7 @@ from ..vllm.test_exactness import TOLERANCE, topology
 from ..vllm_kit import TINY
 from .kit import train
 
-pytestmark = [pytest.mark.trl, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.trl, pytest.mark.timeout(3000)]
 
 GROUPS, GROUP_SIZE, STEPS = 2, 4, 3
 TURNS = """\
@@ -68,7 +68,7 @@ def learned(place: Path, vllm_url: str) -> dict[str, Any]:
         Task(each["task_id"], each["kind"], each["payload"])
         for each in calculator_tasks(GROUPS * STEPS, 5, settings)
     ]
-    with running_topology(place, topology({"url": vllm_url}), {}, ready_s=240) as site:
+    with running_topology(place, topology({"url": vllm_url}), {}, ready_s=900) as site:
         return train(
             place,
             site.topology.path,
@@ -165,7 +165,7 @@ def test_a_lost_rollout_is_no_reward_of_0_to_trl(place: Path) -> None:
     """Two groups of which two and one are lost; their places are 0 to 3, which is their reward."""
     tasks = [Task(str(lost), "kinds.turns", {"lost": lost}) for lost in ([0, 3], [1])]
     directory = Path(mkdtemp(prefix="rq", dir=place))
-    with running_topology(directory, QUICK, {"turns": TURNS}) as site:
+    with running_topology(directory, QUICK, {"turns": TURNS}, ready_s=900) as site:
         path = site.topology.path
         found = train(directory, path, TINY, tasks, groups=2, group_size=4, steps=1)
     [[rollouts, step]] = batches(found)

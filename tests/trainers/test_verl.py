@@ -12,7 +12,7 @@ from engine.output import write_rollout
 from ..rollout_kit import failed, member
 from .kit import python
 
-pytestmark = [pytest.mark.trl, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.trl, pytest.mark.timeout(3000)]
 
 AGENT_LOOP = {  # what `AgentLoopWorker._postprocess` puts into its batch, of text
     *("prompts", "responses", "response_mask", "input_ids", "attention_mask", "position_ids"),
