@@ -2,6 +2,8 @@
 # make test   set up and run every test
 # make check  what CI runs: lint, types, tests
 # make vllm   vLLM on CPU in an environment of its own, a tiny model, and every test that needs them
+# make train  a tiny policy learns on this machine, sampled through rollmq: out-train/
+# make train-short  a few steps of it, and its tests: what CI runs
 # make bench  every bench: tables, JSON and plots in bench/results
 
 PYTHON ?= python3
@@ -10,7 +12,7 @@ BIN    := $(VENV)/bin
 VLLM   := .venv-vllm
 MODELS := .cache/models
 
-.PHONY: run test check lint vllm bench clean
+.PHONY: run test check lint vllm train train-short bench clean
 
 run: $(VENV)/.run
 	$(BIN)/rollmq tasks reasoning-gym \
@@ -33,6 +35,13 @@ vllm: $(VENV)/.test $(MODELS)/.made
 	$(BIN)/rollmq check topology-vllm.yaml --json > /dev/null
 	$(BIN)/rollmq tasks calculator --count 8 --seed 7 --out out-tasks.jsonl
 	$(BIN)/rollmq run topology-vllm.yaml --tasks out-tasks.jsonl --group-size 4 --out out --overwrite
+
+train: $(MODELS)/.pupil
+	$(VLLM)/bin/python -m examples.train --out out-train
+
+train-short: $(VENV)/.test $(MODELS)/.pupil
+	$(BIN)/python -m pytest -m train
+	$(VLLM)/bin/python -m examples.train --out out-train --steps 10 --gain 0.1
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
@@ -73,5 +82,18 @@ $(MODELS)/conversations.npz: nodes/backends/tiny_conversations.py nodes/tasks/ca
   nodes/data/tokenizer.json | $(VENV)/.test
 	$(BIN)/python -m nodes.backends.tiny_conversations $@
 
+# The trainer runs in vLLM's environment, which has torch.
+$(VLLM)/.train: pyproject.toml $(VLLM_STAMP)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	touch $@
+
+# What `make train` starts from: a model that knows how sums are done, and often slips.
+$(MODELS)/.pupil: examples/train/sums.py examples/train/transcripts.py \
+  nodes/backends/tiny_model.py nodes/data/tokenizer.json | $(VLLM)/.train
+	$(VLLM)/bin/python -m examples.train.transcripts $(MODELS)/pupil.npz
+	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/pupil \
+	  --conversations $(MODELS)/pupil.npz --steps 800
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) .cache out out-tasks.jsonl run build *.egg-info
+	rm -rf $(VENV) $(VLLM) .cache out out-train out-tasks.jsonl run examples/train/run build *.egg-info
