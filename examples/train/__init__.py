@@ -3,9 +3,9 @@
     make train
 
 A tiny transformer does sums in several turns, each with a call of the calculator. Warmed up on
-transcripts that often slip (they guess, stop early, skip a step), it is right in some cases. Then it
-is trained with torch on the CPU on what real vLLM samples, with new weights published after every
-step, while the next batch is being sampled. Files, in the order in which data flows:
+transcripts that often slip (they guess, stop early, skip a step), it is right in some cases. Then
+torch trains it on the CPU on what real vLLM samples, and new weights are published after every step
+while the next batch is being sampled. Files, in the order in which data flows:
 
     topology.yaml    what is started: broker, stages, router, one vLLM server
     sums.py          problems, tasks, and how a pupil goes about them

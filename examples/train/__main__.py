@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from engine import Client, RollmqError, Rollout, Topology, load
 from engine.supervisor import Supervisor
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("steps.jsonl", "summary.json"):
         (chosen.out / name).unlink(missing_ok=True)
     torch.set_num_threads(THREADS)
+    disable_progress_bar()
     torch.manual_seed(chosen.seed)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     topology = load(TOPOLOGY)
@@ -89,7 +91,7 @@ def _train(
         finally:
             first, last = mean_reward(before), mean_reward(after) if after else None
             minutes = (time.monotonic() - began) / 60
-            summary = report.summarize(steps, first, last, BOUND, minutes, interrupted=not after)
+            summary = report.summarize(steps, first, last, BOUND, minutes, finished=bool(after))
             report.write_summary(chosen.out, summary)
     report.write_trajectories(chosen.out, before, after)
     report.plot(steps, chosen.out / "train.png")

@@ -68,13 +68,15 @@ def advantages(rewards: Sequence[float]) -> Floats:
 
 def is_informative(group: Sequence[Rollout]) -> bool:
     """Return whether a group's rewards differ; it has something to teach only then (DAPO)."""
-    rewards = [rollout.reward for rollout in usable(group) if rollout.reward is not None]
+    rewards = _rewards(usable(group))
     return bool(rewards) and max(rewards) - min(rewards) > TINY
 
 
 def usable(group: Sequence[Rollout]) -> list[Rollout]:
     """Return the rollouts to learn from: not those that the infrastructure failed."""
-    return [rollout for rollout in group if rollout.trainable and rollout.trajectory is not None]
+    return [
+        each for each in group if each.trainable and each.trajectory and each.reward is not None
+    ]
 
 
 def rows(groups: Sequence[Sequence[Rollout]]) -> list[Row]:
@@ -82,10 +84,14 @@ def rows(groups: Sequence[Sequence[Rollout]]) -> list[Row]:
     made = []
     for group in groups:
         members = usable(group)
-        rewards = [rollout.reward or 0.0 for rollout in members]
+        rewards = _rewards(members)
         for rollout, advantage in zip(members, advantages(rewards), strict=True):
             made += _rows(rollout, float(advantage))
     return made
+
+
+def _rewards(members: Sequence[Rollout]) -> list[float]:
+    return [rollout.reward for rollout in members if rollout.reward is not None]
 
 
 def _rows(rollout: Rollout, advantage: float) -> list[Row]:

@@ -2,7 +2,7 @@
 
 Job: records into text, JSON and pictures.
 Does not know: torch, rollmq's processes.
-Invariants: a step is on disk before the next one begins; the summary of a run that was interrupted
+Invariants: a step is on disk before the next one begins. The summary of a run that did not finish
 says so.
 """
 
@@ -73,7 +73,7 @@ class Summary:
     minutes: float
     rollouts: int
     rollouts_failed: int
-    interrupted: bool
+    finished: bool
 
 
 def summarize(
@@ -83,7 +83,7 @@ def summarize(
     bound: float,
     minutes: float,
     *,
-    interrupted: bool,
+    finished: bool,
 ) -> Summary:
     """Return the summary of a run."""
     checked = sum(step.checked for step in steps)
@@ -99,7 +99,7 @@ def summarize(
         minutes=minutes,
         rollouts=sum(step.rollouts for step in steps),
         rollouts_failed=sum(step.failed for step in steps),
-        interrupted=interrupted,
+        finished=finished,
     )
 
 

@@ -26,6 +26,8 @@ MOST_STEPS = 3
 LARGEST = 20
 TURNS = 5  # a sum of three steps takes four
 TURN_TOKENS = 64  # a call takes 36
+CONTEXT_TOKENS = 1024  # of topology.yaml's server
+WALL_S = 500.0  # a busy machine is slow, and that is not the policy's doing
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def tasks(name: str, seed: int) -> Iterator[Task]:
             "result": problem.result,
             "turns": TURNS,
             "max_tokens": TURN_TOKENS,
-            "context_tokens": 1024,
+            "context_tokens": CONTEXT_TOKENS,
+            "wall_s": WALL_S,
         }
         yield Task(f"{name}-{number}", "calculator", payload)
         number += 1

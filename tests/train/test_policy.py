@@ -17,9 +17,12 @@ pytestmark = [pytest.mark.train, pytest.mark.timeout(600)]
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("policy") / "found.json"
     script = ROOT / "tests" / "train" / "of_policy.py"
-    environment = {**child_environment(), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    own = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(
-        [str(PYTHON), str(script), str(file)], check=True, timeout=SCRIPT_S, env=environment
+        [str(PYTHON), str(script), str(file)],
+        check=True,
+        timeout=SCRIPT_S,
+        env={**child_environment(), **own},
     )
     answer: dict[str, Any] = json.loads(file.read_text())
     return answer

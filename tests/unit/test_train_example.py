@@ -121,17 +121,17 @@ def test_a_summary_weighs_differences_by_tokens_and_keeps_the_largest() -> None:
         step(1, diff_mean=1e-6, diff_max=4e-6, checked=300, rollouts=10, failed=0),
         step(2, diff_mean=3e-6, diff_max=9e-6, checked=100, rollouts=12, failed=2),
     ]
-    found = report.summarize(steps, 0.25, 0.9, 1e-3, 9.5, interrupted=False)
+    found = report.summarize(steps, 0.25, 0.9, 1e-3, 9.5, finished=True)
     assert found.logprob_abs_diff_mean == pytest.approx(1.5e-6)
     assert found.logprob_abs_diff_max == 9e-6
     assert (found.steps, found.tokens_checked, found.rollouts) == (2, 400, 22)
     assert (found.rollouts_failed, found.minutes) == (2, 9.5)
 
 
-def test_a_run_that_was_interrupted_has_a_summary_that_says_so(tmp_path: Path) -> None:
-    report.write_summary(tmp_path, report.summarize([], 0.25, None, 1e-3, 0.5, interrupted=True))
+def test_a_run_that_did_not_finish_has_a_summary_that_says_so(tmp_path: Path) -> None:
+    report.write_summary(tmp_path, report.summarize([], 0.25, None, 1e-3, 0.5, finished=False))
     found = json.loads((tmp_path / "summary.json").read_text())
-    assert found["interrupted"] is True
+    assert found["finished"] is False
     assert found["reward_last"] is None
     assert found["steps"] == 0
 
