@@ -3,11 +3,12 @@
 What is exported here is the public API; a test locks it.
 """
 
-from .client import AsyncClient, Client
+from .client import AsyncClient, Batch, Client
 from .errors import (
     BoundaryError,
     BrokerUnreachable,
     ClientError,
+    FilterError,
     Full,
     JournalError,
     LedgerError,
@@ -19,6 +20,7 @@ from .errors import (
     RemoteProtocolError,
     Replaced,
     RollmqError,
+    SourceFailed,
     StateLost,
     TopologyError,
 )
@@ -38,11 +40,13 @@ from .topology import Topology, load
 __all__ = [
     "AsyncClient",
     "BackendState",
+    "Batch",
     "BoundaryError",
     "BrokerUnreachable",
     "Client",
     "ClientError",
     "Failure",
+    "FilterError",
     "Full",
     "JournalError",
     "LedgerError",
@@ -57,6 +61,7 @@ __all__ = [
     "Replaced",
     "RollmqError",
     "Rollout",
+    "SourceFailed",
     "StageTiming",
     "StateLost",
     "Task",

@@ -13,8 +13,10 @@ RollmqError
 |   |-- Refused               the broker will not take this submit: change it
 |   |-- NodeRefused           a node of the topology will not do what was asked of it
 |   |-- StateLost             the broker forgot rollouts that it had accepted
+|   |-- SourceFailed          a sampling's prompt source gave nothing, or its filter failed
 |   |-- BrokerUnreachable     nothing was heard within the deadline named
 |   `-- Replaced              another process said hello with this client_id
+|-- FilterError           a filter of groups cannot be loaded, or raised
 |-- NodeFailed            a process of the topology could not be started or kept running
 `-- BoundaryError         extension code failed at a named boundary (sandbox, backend, ...)
 """
@@ -106,12 +108,20 @@ class StateLost(ClientError):  # noqa: N818 - reads as the event that it reports
     """The broker restarted with durability none and forgot rollouts: submit them again."""
 
 
+class SourceFailed(ClientError):  # noqa: N818 - reads as the event that it reports
+    """A sampling ended for another reason than that its prompts did; the message says which."""
+
+
 class BrokerUnreachable(ClientError):  # noqa: N818 - reads as the state that it reports
     """Nothing was heard from the broker within the deadline that the message names."""
 
 
 class Replaced(ClientError):  # noqa: N818 - reads as the event that it reports
     """Another process said hello with the same client_id and has taken over."""
+
+
+class FilterError(RollmqError):
+    """A filter of groups cannot be loaded, or it raised; the message names it."""
 
 
 class NodeFailed(RollmqError):  # noqa: N818 - reads as the event that it reports

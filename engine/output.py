@@ -29,7 +29,7 @@ from .records import (
     Task,
     Trajectory,
 )
-from .typed import Count, Id, Length, Mismatch, Seconds, compile_decoder
+from .typed import Count, Id, Length, Mismatch, Seconds, Text, compile_decoder
 
 FILE_NAME = "trajectories.jsonl"
 
@@ -49,6 +49,9 @@ class _Row:
     timings: tuple[StageTiming, ...]
     receipt: Receipt | None
     total_s: Annotated[Seconds, "accepted until ended"]
+    policy_version: int | None = None
+    sampling_id: Text = ""
+    prompt: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,8 @@ def _row(field: "dataclasses.Field[Any]", annotation: Any) -> str:
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:
-    return "required" if field.default is MISSING else f"`{orjson.dumps(field.default).decode()}`"
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    return "required" if value is MISSING else f"`{orjson.dumps(value).decode()}`"
 
 
 def _summary(kind: type[Any]) -> str:

@@ -173,6 +173,8 @@ class Rollout:
 
     `reward` is None whenever the infrastructure failed or the rollout was cancelled: never 0.
     `data` holds what each stage left as JSON, by stage; `arrays` every other array by name.
+    `policy_version` is that of the first token sampled; `sampling_id` and `prompt` say which group
+    of which sampling it is of, if it is of one.
     """
 
     rollout_id: str
@@ -191,3 +193,6 @@ class Rollout:
     timings: tuple[StageTiming, ...]
     receipt: Receipt | None
     total_s: float
+    policy_version: int | None = None
+    sampling_id: str = ""
+    prompt: int = 0

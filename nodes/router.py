@@ -64,6 +64,7 @@ class Router:
         self.standings = _standings(topology, self.router_id, roster)
         self.placement = self.standings.placement
         self.desk = Desk(self.standings, roster, self._children, self._do)
+        self._version = roster.weights.policy_version if roster.weights else 0
         self._node = node
         self._log = structlog.get_logger()
         self._context = zmq.Context()
@@ -145,7 +146,11 @@ class Router:
         self._handle_all()
         self._workers.flush()
         self._backends.flush()
-        figures = {**self.placement.figures(), "garbage": self._refusals.total}
+        figures = {
+            **self.placement.figures(),
+            "garbage": self._refusals.total,
+            "policy_version": self._version,
+        }
         self._presence.beat(time.monotonic(), figures, self.desk.parts())
 
     def _receive_from_clients(self) -> None:
@@ -305,8 +310,8 @@ class Router:
             case events.Published():
                 self._log.info("published", **asdict(told))
                 if told.done:
-                    version = told.policy_version
-                    self._presence.tell(Announced(self._node, "policy_version", version))
+                    self._version = told.policy_version
+                    self._presence.tell(Announced(self._node, "policy_version", self._version))
                 self._reply(self.desk.published(told))
 
     def _to_worker(

@@ -15,6 +15,7 @@ import orjson
 
 from engine import messages as m
 from engine.records import Buffer, Failure, Receipt, StageTiming, Usage
+from engine.sampling import BatchReport, Sealed, Spec, Tally
 from engine.wire import encode
 
 DIRECTORY = Path(__file__).parent / "golden"
@@ -34,6 +35,14 @@ USAGE = Usage(2, 64, 1.25)
 FAILURE = Failure("run", 1, "sandbox", "TimeoutError", "no answer", "run-0")
 TIMING = StageTiming("run", 2, "run-0", 0.5, 1.5, 1.25)
 RECEIPT = Receipt("r-1", "run", running=True, usage=USAGE)
+SPEC = Spec(
+    *(32, 8, "reward-bounds", {"low": 0.1}, "carry", 1, 7, "refill", 2),
+    stop_early=True,
+    margin=1.5,
+    in_flight=256,
+)
+REPORT = BatchReport(Tally(2, 16, 4096, 31.5), stopped_early=1, refilled=3, seconds=4.5)
+BATCH = Sealed(2, "ended", "no more prompts", (3, 7), ("g-3-1",), ("g-7-0",), REPORT, last=True)
 QUESTION = (Buffer("question", "json", (15,)), b'{"ask": "list"}')
 ANSWER = (Buffer("answer", "json", (2,)), b"[]")
 PART = m.Part("sim-0", "open", {"sessions": 2.0})
@@ -41,9 +50,11 @@ STATUS = (Buffer("status", "json", (2,)), b"{}")
 
 SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
     (m.Hello("trainer-0", 256), []),
-    (m.Submit("s-1", "g-1", "t-1", "math", ("r-1", "r-2"), (TASK[0],), 2, -1), [TASK[1]]),
-    (m.Ack(((1, 3), (5, 5)), 256), []),
+    (m.Submit("s-1", "g-1", "t-1", "math", ("r-1", "r-2"), (TASK[0],), 2, -1, "a", 4), [TASK[1]]),
+    (m.Ack(((1, 3), (5, 5)), 256, ((6, 9),)), []),
     (m.Cancel("c-1", ("r-1",), ("g-2",), everything=False), []),
+    (m.Sample("a", SPEC, 2, "failed", 40, "ValueError: no such file", again=True), []),
+    (m.EndSample("a"), []),
     (m.StatusRequest("q-1"), []),
     (m.AskNode("q-2", "router", (QUESTION[0],)), [QUESTION[1]]),
     (m.Ping(7), []),
@@ -59,10 +70,16 @@ SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
             timings=(TIMING,),
             total_s=2.5,
             receipt=RECEIPT,
+            policy_version=7,
+            sampling_id="a",
+            prompt=4,
             buffers=BUFFERS,
         ),
         FRAMES,
     ),
+    (m.Wanted("a", 24, 17, 2, ((9, 5),)), []),
+    (m.Judged("a", ((4, "dropped"), (5, "stale"))), []),
+    (m.Batch("a", BATCH, final=False), []),
     (m.Cancelled("c-1", (RECEIPT,), ("r-0",), ("g-2",)), []),
     (m.Status("q-1", (STATUS[0],)), [STATUS[1]]),
     (m.NodeAnswer("q-2", "done", "", (ANSWER[0],)), [ANSWER[1]]),

@@ -96,11 +96,12 @@ class MemoryJournal:
         """Build a ledger from what is left, by way of JSON as a file would."""
         recovery = Recovery(rules, broker_id, now)
         for change in self.changes:
+            if isinstance(change, KeepValue):
+                recovery.value(change.key, orjson.loads(orjson.dumps(change.value)))
+        for change in self.changes:
             if isinstance(change, Keep):
                 decode = ENTRIES[type(change.entry).__name__]
                 recovery.entry(change.order, decode(orjson.loads(orjson.dumps(change.entry))))
-            elif isinstance(change, KeepValue):
-                recovery.value(change.key, orjson.loads(orjson.dumps(change.value)))
         recovery.finish()
         return Ledger.recovered(recovery)
 

@@ -2,5 +2,6 @@
 
 from .asynchronous import AsyncClient
 from .client import Client
+from .sampling import Batch
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Batch", "Client"]

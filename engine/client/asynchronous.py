@@ -20,6 +20,7 @@ import zmq
 from ..errors import BrokerUnreachable, ClientError, Full, NodeRefused, RollmqError
 from ..messages import TO_TRAINER, Cancelled
 from ..records import BackendState, Published, Rollout, Task
+from ..sampling import Over, Staleness
 from ..sockets import Pump, boot_id, open_socket
 from ..wire import Codec, encode
 from . import fleet
@@ -27,10 +28,12 @@ from .core import Core, Question
 from .feed import Feed, answered
 from .groups import Groups
 from .requests import address, cancel_message, status_message, submit_message
+from .sampling import Batch, Sampling, spec_of
 
 Answer = TypeVar("Answer")
 
 TICK_S = 0.02
+PROMPT_S = 0.001  # the longest wait for a prompt that was just asked for
 
 SLACK_S = 5.0  # a node that gives up at the deadline has to be heard saying so
 
@@ -128,11 +131,11 @@ class AsyncClient:
         """Iterate whole groups as their last member ends; see Client.groups."""
         while (rollout := await self._next()) is not None:
             group = self._groups.add(rollout)
-            self._core.holding = self._groups.holding
-            if group is not None:
+            if group is None:
+                self._core.hold(rollout.seq)
+            else:
                 self._taken = [member.seq for member in group]
                 yield group
-        self._core.holding = 0
         for group in self._groups.rest():
             self._taken = [member.seq for member in group]
             yield group
@@ -165,6 +168,55 @@ class AsyncClient:
             else:
                 self._core.settle(time.monotonic())
                 await self._changes(TICK_S)
+
+    async def sample(
+        self,
+        tasks: Iterable[Task],
+        groups: int,
+        group_size: int,
+        *,
+        keep: str | tuple[str, dict[str, float]] = "dapo",
+        over: Over = "cancel",
+        ahead: int = 0,
+        members: int = 0,
+        staleness: Staleness = "none",
+        staleness_bound: int = 1,
+        stop_early: bool = False,
+        margin: float = 0.0,
+        in_flight: int = 0,
+        sampling_id: str | None = None,
+        source_patience_s: float = 300.0,
+    ) -> AsyncIterator[Batch]:
+        """Iterate batches of `groups` groups that a filter kept; see Client.sample.
+
+        Raises: as Client.sample.
+        """
+        spec = spec_of(
+            *(groups, group_size, keep, over, ahead, members, staleness, staleness_bound),
+            stop_early=stop_early,
+            margin=margin,
+            in_flight=in_flight,
+        )
+        sampling = Sampling(self._core, tasks, spec, sampling_id, source_patience_s)
+        try:
+            while not sampling.is_over:
+                batch = sampling.batch()
+                if batch is not None:
+                    yield batch
+                    sampling.take()
+                else:
+                    await self._changes(TICK_S)
+        finally:
+            if sampling.is_over or sampling_id is None:
+                sampling.close()
+            else:
+                sampling.leave()
+            self._send_all()
+
+    async def close_sampling(self, sampling_id: str) -> None:
+        """Cancel what is open of a sampling that was left; see Client.close_sampling."""
+        self._core.end_sampling(sampling_id)
+        self._turn()
 
     async def cancel(
         self,
@@ -328,6 +380,7 @@ class AsyncClient:
     def _turn(self) -> None:
         try:
             self._core.tick(time.monotonic())
+            self._step_samplings()
         except ClientError as wrong:
             self._failure = wrong
             self._changed.set()
@@ -339,10 +392,15 @@ class AsyncClient:
             for frames in messages:
                 message, body = self._codec.decode(frames)
                 self._core.receive(message, body, now)
+            self._step_samplings()
         except RollmqError as wrong:
             self._failure = wrong
         self._send_all()
         self._changed.set()
+
+    def _step_samplings(self) -> None:
+        for sampling in list(self._core.samplings.values()):
+            sampling.step(PROMPT_S)
 
     def _send_all(self) -> None:
         outgoing = self._core.outgoing

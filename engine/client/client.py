@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import uuid4
@@ -20,19 +21,23 @@ from uuid import uuid4
 import zmq
 
 from ..errors import BrokerUnreachable, Full, NodeRefused
-from ..messages import TO_TRAINER, Cancelled
+from ..messages import TO_TRAINER, AskNode, Cancel, Cancelled, StatusRequest
 from ..records import BackendState, Published, Rollout, Task
+from ..sampling import Over, Staleness
 from ..sockets import boot_id, drain, open_socket, send
 from ..wire import Codec, encode
 from . import fleet
+from .background import Background
 from .core import Core, Question, Submission
 from .feed import IN_FLIGHT, Feed, answered
 from .groups import Groups
 from .requests import address, cancel_message, status_message, submit_message
+from .sampling import Batch, Sampling, spec_of
 
 Answer = TypeVar("Answer")
 
 POLL_S = 0.02  # the longest wait between two looks at the clock
+PROMPT_S = 0.002  # the longest wait for a prompt that was just asked for
 
 SLACK_S = 5.0  # a node that gives up at the deadline has to be heard saying so
 
@@ -69,6 +74,7 @@ class Client:
         self._core.message_bytes = self._bounds.message_bytes
         self._groups = Groups()
         self._taken: list[int] = []  # of what the caller works on: acknowledged when it comes back
+        self._lock = RLock()  # a thread of ours has it while the caller works on a batch
         self._core.start(time.monotonic())
         try:
             self._wait(lambda: self._core.welcome is not None, connect_s, "the broker's welcome")
@@ -151,11 +157,11 @@ class Client:
         """
         while (rollout := self._next()) is not None:
             group = self._groups.add(rollout)
-            self._core.holding = self._groups.holding
-            if group is not None:
+            if group is None:
+                self._core.hold(rollout.seq)
+            else:
                 self._taken = [member.seq for member in group]
                 yield group
-        self._core.holding = 0
         for group in self._groups.rest():
             self._taken = [member.seq for member in group]
             yield group
@@ -195,6 +201,71 @@ class Client:
                 if idle is not None:
                     idle()
 
+    def sample(
+        self,
+        tasks: Iterable[Task],
+        groups: int,
+        group_size: int,
+        *,
+        keep: str | tuple[str, dict[str, float]] = "dapo",
+        over: Over = "cancel",
+        ahead: int = 0,
+        members: int = 0,
+        staleness: Staleness = "none",
+        staleness_bound: int = 1,
+        stop_early: bool = False,
+        margin: float = 0.0,
+        in_flight: int = 0,
+        sampling_id: str | None = None,
+        source_patience_s: float = 300.0,
+    ) -> Iterator[Batch]:
+        """Iterate batches of `groups` groups that a filter kept; see docs/sampling.md.
+
+        tasks: prompts, taken one by one as slots of workers become free.
+        keep: the filter, or (filter, arguments).
+        over: whether what is open when a batch is complete is cancelled, or goes into the next one.
+        ahead: batches that may fill while the caller works on one.
+        members: rollouts of a group that must not have failed; 0 for all of them.
+        staleness, staleness_bound: what is done about rollouts more policy versions behind.
+        stop_early: stop groups that the filter can no longer keep.
+        margin: groups open for each one expected to be needed; 0 for as many as there are slots.
+        in_flight: rollouts under way at the most; 0 for as many as there are slots.
+        sampling_id: a name makes it last: whoever calls this again under the same client_id, with
+            the same tasks in the same order, goes on with it. Left by `break`, it waits for that.
+        source_patience_s: how long `tasks` may give nothing while a prompt is wanted.
+
+        While the caller works on a batch, messages are moved on a thread of the client's own.
+
+        Raises: SourceFailed after the last batch, if `tasks` raised or stood still, or if the
+        filter did; Refused; StateLost; BrokerUnreachable; ValueError.
+        """
+        spec = spec_of(
+            *(groups, group_size, keep, over, ahead, members, staleness, staleness_bound),
+            stop_early=stop_early,
+            margin=margin,
+            in_flight=in_flight,
+        )
+        sampling = Sampling(self._core, tasks, spec, sampling_id, source_patience_s)
+        try:
+            while (batch := self._batch(sampling)) is not None:
+                with Background(lambda: self._pump(PROMPT_S)):
+                    yield batch
+                with self._lock:
+                    sampling.take()
+        finally:
+            with self._lock:
+                if sampling.is_over or sampling_id is None:
+                    sampling.close()
+                else:
+                    sampling.leave()
+                self._pump(0.0)
+
+    def close_sampling(self, sampling_id: str) -> None:
+        """Cancel what is open of a sampling that was left, and let the broker forget it."""
+        with self._lock:
+            self._core.end_sampling(sampling_id)
+            self._pump(0.0)
+
     def cancel(
         self,
         rollout_ids: Sequence[str] = (),
@@ -211,7 +282,7 @@ class Client:
         Raises: ValueError if nothing is named; BrokerUnreachable.
         """
         message = cancel_message(rollout_ids, group_ids, everything=everything, client_id=client_id)
-        question = self._core.ask(f"cancel {message.cancel_id}", message)
+        question = self._question(f"cancel {message.cancel_id}", message)
         answer = self._answer(question, timeout_s, "the receipts of a cancel")
         assert isinstance(answer, Cancelled)
         return answer
@@ -222,7 +293,7 @@ class Client:
         Raises: BrokerUnreachable.
         """
         message = status_message()
-        question = self._core.ask(f"status {message.request_id}", message)
+        question = self._question(f"status {message.request_id}", message)
         report: dict[str, Any] = self._answer(question, timeout_s, "the broker's status")
         return report
 
@@ -314,9 +385,25 @@ class Client:
         wait: bool,
     ) -> Submission:
         message, body = submit_message(task, group_size, group_id, rollout_ids, priority)
-        submission = self._core.submit(message, body, wait=wait)
-        self._pump(0.0)
+        with self._lock:
+            submission = self._core.submit(message, body, wait=wait)
+            self._pump(0.0)
         return submission
+
+    def _question(
+        self, key: str, message: Cancel | StatusRequest | AskNode, body: tuple[bytes, ...] = ()
+    ) -> Question:
+        with self._lock:
+            return self._core.ask(key, message, body)
+
+    def _batch(self, sampling: Sampling) -> Batch | None:
+        """Return a sampling's next batch; None after the last."""
+        while not sampling.is_over:
+            batch = sampling.batch()
+            if batch is not None:
+                return batch
+            self._pump(POLL_S)
+        return None
 
     def _wait_for_room(self, submission: Submission, timeout_s: float) -> None:
         try:
@@ -346,7 +433,7 @@ class Client:
     def _ask(self, wish: fleet.Wish[Answer], timeout_s: float) -> Answer:
         message, text = wish.message()
         key = f"ask {message.request_id}"
-        question = self._core.ask(key, message, text)
+        question = self._question(key, message, text)
         try:
             found, body = self._answer(question, timeout_s, wish.what)
         except BrokerUnreachable as silence:
@@ -356,7 +443,8 @@ class Client:
                 f"{silence}; the broker's last word: {question.doubt}"
             ) from None
         finally:
-            self._core.give_up_question(key)
+            with self._lock:
+                self._core.give_up_question(key)
         return wish.answer(found, body)
 
     def _answer(self, question: Question, timeout_s: float, what: str) -> Any:
@@ -371,7 +459,13 @@ class Client:
             self._pump(POLL_S)
 
     def _pump(self, wait_s: float) -> None:
+        with self._lock:
+            self._turn(wait_s)
+
+    def _turn(self, wait_s: float) -> None:
         self._core.tick(time.monotonic())
+        for sampling in list(self._core.samplings.values()):
+            sampling.step(PROMPT_S)
         self._send_all()
         if self._socket.poll(int(wait_s * 1000), zmq.POLLIN):
             now = time.monotonic()

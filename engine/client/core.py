@@ -7,8 +7,9 @@ owed. No socket, no clock, no thread: the two clients are thin pumps around it.
 
 import sys
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import (
     BrokerUnreachable,
@@ -22,11 +23,14 @@ from ..messages import (
     Accepted,
     Ack,
     AskNode,
+    Batch,
     Cancel,
     Cancelled,
     Credit,
+    EndSample,
     Goodbye,
     Hello,
+    Judged,
     Message,
     NodeAnswer,
     Ping,
@@ -37,6 +41,7 @@ from ..messages import (
     Status,
     StatusRequest,
     Submit,
+    Wanted,
     Welcome,
 )
 from ..messages import Replaced as ReplacedMessage
@@ -75,6 +80,30 @@ class Question:
     doubt: str = ""
 
 
+class Listener(Protocol):
+    """A sampling, as far as the core hands it what comes for it."""
+
+    def add(self, rollout: Rollout) -> None:
+        """Take a result."""
+        ...
+
+    def hear(self, message: Wanted | Judged | Batch) -> None:
+        """Take what the broker says of the sampling."""
+        ...
+
+    def step(self, wait_s: float) -> None:
+        """Go on with what is to be submitted, waiting so long for a prompt at the most."""
+        ...
+
+    def refuse(self, why: str) -> None:
+        """Take that the broker will not have it."""
+        ...
+
+    def welcome(self) -> None:
+        """Tell a broker that has just welcomed us how far we are."""
+        ...
+
+
 @dataclass(slots=True)
 class Core:
     """Everything that a client knows. Times are seconds of any clock that never goes back."""
@@ -87,15 +116,16 @@ class Core:
     welcome: Welcome | None = None
     owed: int = 0  # results still to come, by the broker's last word
     message_bytes: int = sys.maxsize  # the largest that we and the broker may send
-    holding: int = 0  # received, and held in groups that are not complete
     idle: bool = False  # the broker has confirmed that it owes nothing
+    samplings: dict[str, "Listener"] = field(default_factory=dict)
+    _ended: dict[str, None] = field(default_factory=dict)  # samplings that were closed here
     _submissions: dict[str, Submission] = field(default_factory=dict)
     _questions: dict[str, Question] = field(default_factory=dict)
     _received: Sequence = field(default_factory=Sequence)
     _acked: Sequence = field(default_factory=Sequence)
     _expected: set[str] = field(default_factory=set)
     _to_ack: list[int] = field(default_factory=list)
-    _told_window: int = 0
+    _to_hold: list[int] = field(default_factory=list)
     _ticked_at: float = 0.0
     _silent_s: float = 0.0
     _hello_at: float | None = None
@@ -142,6 +172,12 @@ class Core:
             self._send(message, body)
         return question
 
+    def forget(self, seqs: Iterable[int]) -> None:
+        """Count results as acknowledged: the broker is told in another way."""
+        for seq in seqs:
+            if seq in self._received:
+                self._acked.add(seq)
+
     def give_up_question(self, key: str) -> None:
         """Ask no more."""
         self._questions.pop(key, None)
@@ -155,14 +191,16 @@ class Core:
         if len(self._to_ack) >= ACK_BATCH:
             self.flush()
 
+    def hold(self, seq: int) -> None:
+        """Keep a result for later: it stays owed, and makes room for others."""
+        self._to_hold.append(seq)
+
     def flush(self) -> None:
-        """Send the acknowledgements that wait, and a window that has changed."""
-        window = self.window + self.holding
-        if self.welcome is None or not (self._to_ack or window != self._told_window):
+        """Send the acknowledgements that wait, and what is held."""
+        if self.welcome is None or not (self._to_ack or self._to_hold):
             return
-        self._send(Ack(ranges(self._to_ack), window))
-        self._to_ack = []
-        self._told_window = window
+        self._send(Ack(ranges(self._to_ack), self.window, ranges(self._to_hold)))
+        self._to_ack, self._to_hold = [], []
 
     def leave(self) -> None:
         """Flush and say goodbye."""
@@ -233,13 +271,10 @@ class Core:
                 self._ponged(broker_id, nonce, unacked, now)
             case Credit():
                 self._resend_refused()
-            case Cancelled(cancel_id):
-                self._answered(f"cancel {cancel_id}", message)
-            case Status(request_id):
-                report = read_buffer(message.buffers[0], body[0])
-                self._answered(f"status {request_id}", report)
-            case NodeAnswer():
-                self._node_answered(message, body)
+            case Wanted(sampling_id) | Judged(sampling_id) | Batch(sampling_id):
+                self._of_sampling(sampling_id, message)
+            case Cancelled() | Status() | NodeAnswer():
+                self._answer_came(message, body)
             case ReplacedMessage(client_id):
                 raise Replaced(f"another process said hello as {client_id!r}")
             case Problem(code, where, why):
@@ -249,8 +284,8 @@ class Core:
         self.welcome = None
         self._ping = None
         self._hello_at = now
-        self._told_window = self.window + self.holding
-        self._send(Hello(self.client_id, self._told_window))
+        self._to_hold = []
+        self._send(Hello(self.client_id, self.window))
 
     def _hello_again(self, now: float) -> None:
         if self.welcome is not None:  # otherwise a hello is on its way already
@@ -267,6 +302,10 @@ class Core:
         self._acked.skip_to(message.acked_through)
         for question in self._questions.values():
             self._send(question.message, question.body)
+        for sampling_id in self._ended:
+            self._send(EndSample(sampling_id))
+        for sampling in self.samplings.values():
+            sampling.welcome()
         for submission in self._submissions.values():
             submission.sent_at = None
             self._send_submission(submission, now)
@@ -320,6 +359,8 @@ class Core:
     def _refused(self, submit_id: str, code: str, why: str, now: float) -> None:
         submission = self._submissions.get(submit_id)
         if submission is None:
+            if submit_id in self.samplings and code != "hello_first":
+                self.samplings[submit_id].refuse(why)
             return
         if code == "hello_first":
             self._hello_again(now)
@@ -338,6 +379,15 @@ class Core:
         if question is not None:
             question.answer = answer
 
+    def _answer_came(self, message: Cancelled | Status | NodeAnswer, body: list[Any]) -> None:
+        match message:
+            case Cancelled(cancel_id):
+                self._answered(f"cancel {cancel_id}", message)
+            case Status(request_id, buffers):
+                self._answered(f"status {request_id}", read_buffer(buffers[0], body[0]))
+            case NodeAnswer():
+                self._node_answered(message, body)
+
     def _node_answered(self, message: NodeAnswer, body: list[Any]) -> None:
         key = f"ask {message.request_id}"
         question = self._questions.get(key)
@@ -354,14 +404,37 @@ class Core:
 
     def _result(self, message: Result, body: list[Any]) -> None:
         if message.seq in self._received:
-            if message.seq in self._acked:
-                self._to_ack.append(message.seq)
+            self._again(message)
             return
         self._received.add(message.seq)
         self._expected.discard(message.rollout_id)
         self._activity += 1
         self.owed -= 1
-        self.results.append(rollout_from(message, body))
+        sampling = self.samplings.get(message.sampling_id)
+        if sampling is not None:
+            sampling.add(rollout_from(message, body))
+        else:
+            self.results.append(rollout_from(message, body))
+
+    def _of_sampling(self, sampling_id: str, message: Wanted | Judged | Batch) -> None:
+        if sampling_id in self.samplings:
+            self.samplings[sampling_id].hear(message)
+
+    def _again(self, message: Result) -> None:
+        if message.seq in self._acked:
+            self._to_ack.append(message.seq)
+        else:
+            self.hold(message.seq)
+
+    def end_sampling(self, sampling_id: str) -> None:
+        """Close a sampling; told again to a broker that restarts."""
+        self._ended[sampling_id] = None
+        self.say(EndSample(sampling_id))
+
+    def say(self, message: Message) -> None:
+        """Send a message, unless the broker has not welcomed us: it is then not told."""
+        if self.welcome is not None:
+            self._send(message)
 
     def _send(self, message: Message, body: tuple[bytes, ...] = ()) -> None:
         self.outgoing.append((message, body))
@@ -388,6 +461,9 @@ def rollout_from(message: Result, body: list[Any]) -> Rollout:
         reward=message.reward,
         rewards=message.rewards,
         trainable=message.trainable,
+        policy_version=message.policy_version,
+        sampling_id=message.sampling_id,
+        prompt=message.prompt,
         trajectory=trajectory,
         data=data,
         arrays=arrays,

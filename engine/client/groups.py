@@ -8,22 +8,18 @@ class Groups:
 
     def __init__(self) -> None:
         self._open: dict[str, list[Rollout]] = {}
-        self.holding = 0
 
     def add(self, rollout: Rollout) -> list[Rollout] | None:
         """Take a rollout; return its group, in order of arrival, if it is complete."""
         members = self._open.setdefault(rollout.group_id, [])
         members.append(rollout)
-        self.holding += 1
         if len(members) < rollout.group_size:
             return None
         del self._open[rollout.group_id]
-        self.holding -= len(members)
         return members
 
     def rest(self) -> list[list[Rollout]]:
         """Return and forget what is left of groups whose other members never come."""
         left = list(self._open.values())
         self._open.clear()
-        self.holding = 0
         return left

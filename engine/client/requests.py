@@ -17,8 +17,9 @@ def submit_message(
     group_id: str | None,
     rollout_ids: Sequence[str] | None,
     priority: int,
+    sampling: tuple[str, int] = ("", 0),
 ) -> tuple[Submit, tuple[bytes, ...]]:
-    """Return the submit of one group and its body.
+    """Return the submit of one group and its body; `sampling` is a sampling's id and a prompt.
 
     Raises: ValueError if there is no rollout in it, or ids and group_size differ.
     """
@@ -38,6 +39,8 @@ def submit_message(
         buffers=(buffer,),
         group_size=group_size,
         priority=priority,
+        sampling_id=sampling[0],
+        prompt=sampling[1],
     )
     return message, (text,)
 

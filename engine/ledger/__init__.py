@@ -2,7 +2,7 @@
 
 No socket, clock, thread, randomness or log; the same events at the same times give the same
 instructions. The states are the table in states.py. Reading order: states, instructions, rollouts,
-queues, books, intake, dispatching, attempts, recovery, checks.
+queues, books, batches, intake, dispatching, attempts, recovery, checks.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,11 @@ from heapq import heappop
 from ..messages import (
     Ack,
     Cancel,
+    EndSample,
     Goodbye,
     Heartbeat,
     Hello,
+    Sample,
     StageResult,
     Submit,
     WorkerCredit,
@@ -21,7 +23,7 @@ from ..messages import (
     WorkerHello,
     WorkerLost,
 )
-from . import attempts, intake
+from . import attempts, batches, intake
 from .books import Books, Rules, StageRule
 from .checks import validate
 from .dispatching import dispatch
@@ -40,6 +42,7 @@ from .instructions import (
     Instruction,
     Keep,
     KeepValue,
+    NewPolicy,
     Reply,
     Rewound,
     Settle,
@@ -75,6 +78,7 @@ __all__ = [
     "Keep",
     "KeepValue",
     "Ledger",
+    "NewPolicy",
     "Recovery",
     "Reply",
     "Rewound",
@@ -120,10 +124,14 @@ class Ledger:
                 _from_trainer(books, client_id, message, body_bytes, now)
             case TrainerGone(client_id):
                 intake.gone(books, client_id)
+            case NewPolicy(version):
+                batches.new_policy(books, version, now)
             case Tick(stood_still):
                 if stood_still:
                     attempts.prolong(books, now)
                 _tick(books, now)
+        if books.samplings:
+            batches.settle(books, now)
         return self.place(now) if place else self._take()
 
     def place(self, now: float) -> list[Instruction]:
@@ -183,6 +191,10 @@ def _from_trainer(
             intake.hello(books, client_id, message, now)
         case Cancel():
             intake.cancel(books, client_id, message, now)
+        case Sample():
+            batches.sample(books, client_id, message, now)
+        case EndSample():
+            batches.end_sample(books, client_id, message, now)
         case Goodbye():
             intake.gone(books, client_id)
 

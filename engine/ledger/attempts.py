@@ -22,7 +22,7 @@ from ..messages import (
     WorkerWelcome,
 )
 from ..records import Failure, StageTiming, Usage
-from .books import Books
+from .books import Books, sum_of
 from .instructions import (
     AttemptFailed,
     DropWorker,
@@ -221,6 +221,7 @@ def rewind(books: Books, rollout: LedgerRollout, now: float, why: str) -> None:
     rollout.failed = 0
     rollout.base = rollout.attempt = rollout.seen
     rollout.timings = ()
+    rollout.policy_version = None
     rollout.reward = rollout.rewards = rollout.trainable = rollout.outcome = None
     books.enqueue(rollout)
 
@@ -234,10 +235,10 @@ def apply_stage(books: Books, rollout: LedgerRollout, entry: StageDone) -> bool:
     books.held_bytes += entry.body_bytes
     rollout.failed = rollout.deaths = 0
     rollout.timings = (*rollout.timings, entry.timing)
-    used = rollout.usage
-    rollout.usage = Usage(
-        used.turns + entry.turns, used.tokens + entry.tokens, used.seconds + entry.seconds
-    )
+    spent = Usage(entry.turns, entry.tokens, entry.seconds)
+    rollout.usage = sum_of(rollout.usage, spent)
+    if rollout.policy_version is None:
+        rollout.policy_version = entry.policy_version
     rollout.outcome = entry.outcome or rollout.outcome
     if entry.reward is not None:
         rollout.reward = entry.reward
@@ -336,6 +337,7 @@ def _commit(
         seconds=spent.seconds,
         timing=_timing(rollout, message, worker, now),
         body_bytes=body_bytes,
+        policy_version=message.policy_version,
     )
     books.out.append(Keep(rollout.order, entry, body=bool(message.buffers)))
     books.stop_attempts(newer)

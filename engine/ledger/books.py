@@ -5,15 +5,17 @@ Instructions gather in `out`. Nothing here decides: the rules are in intake.py a
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappush
+from typing import Literal
 
 from ..messages import Cancelled, Message, Result
 from ..records import Outcome, Receipt, Usage
+from ..sampling import FILTERS, Filter
 from .instructions import Acked, Deliver, Ended, FreeBody, Instruction, Keep, StopAttempts, Tell
 from .queues import FairQueue
-from .rollouts import LedgerClient, LedgerRollout, LedgerWorker, PendingCancel
+from .rollouts import LedgerClient, LedgerRollout, LedgerSampling, LedgerWorker, PendingCancel
 
 ISOLATE_AFTER = 2  # unexplained ends of a worker until a rollout that was there runs alone
 ISOLATED = -1  # a ticket for the line of those that run alone
@@ -44,6 +46,7 @@ class Rules:
     group: int
     client_window: int
     client_bytes: int
+    filters: Mapping[str, Filter] = field(default_factory=lambda: FILTERS)
     first_seq: int = 1  # where nothing is kept, later at every start: numbers never come again
 
 
@@ -70,6 +73,9 @@ class Books:
     cancels: dict[tuple[str, str], PendingCancel] = field(default_factory=dict)
     host_seen: dict[str, float] = field(default_factory=dict)
     pinned: dict[str, dict[str, LedgerRollout]] = field(default_factory=dict)
+    policy_version: int = 0
+    samplings: dict[tuple[str, str], LedgerSampling] = field(default_factory=dict)
+    unjudged: deque[LedgerRollout] = field(default_factory=deque)  # ended, of a sampling
     dirty: set[int] = field(default_factory=set)  # stages where something may be dispatched
     counts: Counter[str] = field(default_factory=Counter)
     out: list[Instruction] = field(default_factory=list)
@@ -120,6 +126,7 @@ class Books:
         rollout.worker_id = worker.worker_id
         rollout.deadline = now + self.rules.lease_s
         rollout.dispatched_at = now
+        rollout.leased_version = self.policy_version
         worker.leases[rollout.rollout_id] = rollout
         worker.used_bytes += self.input_bytes(rollout)
         worker.used_at = now
@@ -173,6 +180,7 @@ class Books:
         self.unqueue(rollout)
         self.unlease(rollout)
         rollout.step("end", now, outcome)
+        rollout.ended_as = outcome
         self.pin(rollout, "")
         client = self.clients[rollout.submission.client_id]
         rollout.result = _result(rollout, outcome, client.next_seq, now, receipt)
@@ -180,17 +188,40 @@ class Books:
         client.pending.append(client.next_seq)
         client.next_seq += 1
         self.counts[outcome] += 1
+        if rollout.submission.sampling is not None:
+            self.unjudged.append(rollout)
         self.out.append(Keep(rollout.order, Ended(rollout.result)))
         self.deliver(client)
         self.report_cancelled(rollout, receipt)
 
     def end_cancelled(self, rollout: LedgerRollout, usage: Usage, now: float) -> None:
-        """End a rollout as cancelled; `usage` is what its worker says it had spent."""
+        """End a rollout as cancelled or stale; `usage` is what its worker says it had spent."""
         running = rollout.state == "stopping"
+        rollout.usage = sum_of(rollout.usage, usage)
         began = running or rollout.attempt > 0
         stage = self.stage_name(rollout) if began else ""
         receipt = Receipt(rollout.rollout_id, stage, running, usage)
-        self.end(rollout, "cancelled", now, receipt)
+        self.end(rollout, rollout.stopped_as, now, receipt)
+
+    def stop(
+        self,
+        rollouts: Iterable[LedgerRollout],
+        now: float,
+        why: str,
+        outcome: Literal["cancelled", "stale"] = "cancelled",
+    ) -> None:
+        """End rollouts that wait, at once, and have those stopped that a worker is at."""
+        leased = []
+        for rollout in rollouts:
+            if rollout.state == "leased":
+                rollout.step("stop", now, why)
+                rollout.stopped_as = outcome
+                rollout.deadline = now + self.rules.lease_s
+                leased.append(rollout)
+            elif rollout.state in {"ready", "delayed"}:
+                rollout.stopped_as = outcome
+                self.end_cancelled(rollout, Usage(), now)
+        self.stop_attempts(leased)
 
     def deliver(self, client: LedgerClient) -> None:
         """Send what the client's window allows, in results and in bytes; one fits always."""
@@ -210,6 +241,8 @@ class Books:
         if seq in client.delivered:
             client.delivered.remove(seq)
             client.delivered_bytes -= rollout.size_bytes
+        elif seq in client.held:
+            client.held.remove(seq)
         else:
             client.pending.remove(seq)
         rollout.step("ack", now)
@@ -225,6 +258,13 @@ class Books:
             self.out.append(FreeBody(submission.order))
         rollout.result = None
         self.acked.append((now, rollout))
+
+    def hold(self, client: LedgerClient, seq: int) -> None:
+        """Note that the trainer has a result and keeps it; it stays owed until acknowledged."""
+        if seq in client.delivered:
+            client.delivered.remove(seq)
+            client.delivered_bytes -= client.ended[seq].size_bytes
+            client.held.add(seq)
 
     def report_cancelled(self, rollout: LedgerRollout, receipt: Receipt | None) -> None:
         """Tell every cancel that waited for this rollout that it is over."""
@@ -258,13 +298,23 @@ class Books:
             self.out.append(StopAttempts(held))
 
 
+def sum_of(one: Usage, other: Usage) -> Usage:
+    """Return what two spans of work have spent together."""
+    return Usage(one.turns + other.turns, one.tokens + other.tokens, one.seconds + other.seconds)
+
+
+def reward_of(rollout: LedgerRollout, outcome: Outcome) -> float | None:
+    """Return the reward that an outcome leaves a rollout; never one for a failure."""
+    if outcome == "agent_timeout" and rollout.reward is None:
+        return 0.0
+    return rollout.reward if outcome in TRAINABLE else None
+
+
 def _result(
     rollout: LedgerRollout, outcome: Outcome, seq: int, now: float, receipt: Receipt | None
 ) -> Result:
     evaluated = outcome in TRAINABLE
-    reward = rollout.reward if evaluated else None
-    if outcome == "agent_timeout" and reward is None:
-        reward = 0.0
+    reward = reward_of(rollout, outcome)
     trainable = evaluated and reward is not None and rollout.trainable is not False
     submission = rollout.submission
     return Result(
@@ -281,4 +331,7 @@ def _result(
         timings=rollout.timings,
         total_s=max(0.0, now - rollout.accepted_at),
         receipt=receipt,
+        policy_version=rollout.policy_version,
+        sampling_id=submission.sampling.sampling_id if submission.sampling else "",
+        prompt=submission.prompt,
     )

@@ -47,7 +47,14 @@ class Tick:
     stood_still: bool = False
 
 
-Event = FromTrainer | FromWorker | TrainerGone | Tick
+@dataclass(frozen=True, slots=True)
+class NewPolicy:
+    """The inference backends have new weights."""
+
+    version: int
+
+
+Event = FromTrainer | FromWorker | TrainerGone | Tick | NewPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class KeepValue:
-    """Journal a small value under a key, replacing the one before."""
+    """Journal a small value under a key, replacing the one before; None is as good as none."""
 
     key: str
     value: Any
@@ -172,6 +179,8 @@ class Submitted:
     rollout_ids: tuple[str, ...]
     body_bytes: int
     at: float
+    sampling_id: str = ""
+    prompt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +202,7 @@ class StageDone:
     seconds: float
     timing: StageTiming
     body_bytes: int
+    policy_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

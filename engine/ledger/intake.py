@@ -15,7 +15,7 @@ from ..messages import (
     Welcome,
 )
 from ..messages.trainer import RefusalCode
-from ..records import Usage
+from . import batches
 from .books import Books
 from .instructions import Forget, Keep, KeepValue, Submitted
 from .rollouts import LedgerClient, LedgerRollout, PendingCancel, Submission
@@ -29,6 +29,7 @@ def hello(books: Books, client_id: str, message: Hello, now: float) -> None:
     client.connected = True
     client.window = max(1, message.window)
     client.delivered.clear()
+    client.held.clear()
     client.delivered_bytes = 0
     client.pending.clear()
     client.pending.extend(sorted(client.ended))
@@ -57,7 +58,9 @@ def gone(books: Books, client_id: str) -> None:
     if client is not None:
         client.connected = False
         client.waits_for_credit = False
-        if client.next_seq == books.rules.first_seq and not client.submissions:
+        samples = any(key[0] == client_id for key in books.samplings)
+        fresh = client.next_seq == books.rules.first_seq and not client.submissions
+        if fresh and not samples:
             del books.clients[client_id]
 
 
@@ -67,6 +70,8 @@ def submit(books: Books, client_id: str, message: Submit, body_bytes: int, now: 
     refusal = _refusal(books, client, message, body_bytes)
     if refusal is not None:
         code, why = refusal
+        if code == "full" and message.sampling_id:
+            batches.no_room(books, client_id, message.sampling_id, why, now)
         books.counts[f"refused_{code}"] += 1
         books.tell(client_id, Refusal(message.submit_id, code, why))
         return
@@ -90,6 +95,9 @@ def ack(books: Books, client_id: str, message: Ack, now: float) -> None:
         for seq in range(first, last + 1) if few else sorted(client.ended):
             if first <= seq <= last and seq in client.ended:
                 books.acknowledge(client, seq, now)
+    for first, last in message.held:
+        for seq in [seq for seq in client.delivered if first <= seq <= last]:
+            books.hold(client, seq)
     books.deliver(client)
     offer_credit(books)
 
@@ -103,10 +111,13 @@ def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
     live = [target for target in targets if target.state in LIVE]
     pending.ended += [target.rollout_id for target in targets if target.state not in LIVE]
     pending.waiting.update(target.rollout_id for target in live)
-    stopped = [target for target in live if target.state == "leased"]
+    key = (client_id, message.cancel_id)
     for target in live:
-        _cancel_one(books, target, (client_id, message.cancel_id), now)
-    books.stop_attempts(stopped)
+        if key not in target.cancels:
+            target.cancels = (*target.cancels, key)
+    books.stop(live, now, f"cancel {message.cancel_id}")
+    if client is not None and message.everything:
+        batches.cancel_all(books, client.client_id, now)
     if not live:
         books.answer_cancel(pending)
 
@@ -138,6 +149,10 @@ def book_submission(books: Books, entry: Submitted, order: int) -> Submission:
         entry.body_bytes,
     )
     client.submissions.setdefault(entry.group_id, []).append(submission)
+    sampling = books.samplings.get((entry.client_id, entry.sampling_id))
+    if sampling is not None:
+        submission.sampling, submission.prompt = sampling, entry.prompt
+        sampling.submissions.setdefault(entry.prompt, []).append(submission)
     for number, rollout_id in enumerate(entry.rollout_ids, order + 1):
         rollout = LedgerRollout(number, rollout_id, submission, entry.at, entry.at)
         submission.members.append(rollout)
@@ -170,10 +185,14 @@ def _accept(
         rollout_ids=fresh,
         body_bytes=body_bytes,
         at=now,
+        sampling_id=message.sampling_id,
+        prompt=message.prompt,
     )
     books.out.append(Keep(order, entry, body=True))
-    for rollout in book_submission(books, entry, order).members:
+    submission = book_submission(books, entry, order)
+    for rollout in submission.members:
         books.enqueue(rollout)
+    batches.accepted(submission, now)
     books.counts["accepted"] += len(fresh)
 
 
@@ -199,6 +218,12 @@ def _refusal(
         elif known.submission.group_id != message.group_id:
             where = known.submission.group_id
             return "conflict", f"rollout_id {rollout_id} is in group {where} already"
+    if message.sampling_id:
+        group = client.submissions.get(message.group_id)
+        first = group[0] if group else None
+        why = batches.refusal(books, first, client.client_id, message.sampling_id)
+        if why:
+            return "invalid", why
     return _too_much(books, client, fresh, body_bytes) if fresh else None
 
 
@@ -243,16 +268,6 @@ def _targets(
     return list(found.values())
 
 
-def _cancel_one(books: Books, target: LedgerRollout, cancel: tuple[str, str], now: float) -> None:
-    if cancel not in target.cancels:
-        target.cancels = (*target.cancels, cancel)
-    if target.state == "leased":
-        target.step("stop", now, f"cancel {cancel[1]}")
-        target.deadline = now + books.rules.lease_s
-    elif target.state != "stopping":
-        books.end_cancelled(target, Usage(), now)
-
-
 def forget_acked(books: Books, now: float) -> None:
     """Forget acknowledged rollouts whose retention is over, and those over the bound."""
     rules, orders = books.rules, []
@@ -276,6 +291,7 @@ def _forget_one(books: Books, rollout: LedgerRollout) -> list[int]:
     submission.kept -= 1
     if submission.kept:
         return []  # its entry would bring the rollout back at a restart
+    batches.forgotten(submission)
     for member in submission.members:
         del books.rollouts[member.rollout_id]
     groups = books.clients[submission.client_id].submissions

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import JournalError
 from ..typed import compile_decoder
-from . import attempts, intake
-from .books import Books, Rules
+from . import attempts, batches, intake
+from .books import Books, Rules, sum_of
 from .instructions import Acked, AttemptFailed, Ended, Rewound, StageDone, Submitted
 from .rollouts import LedgerRollout
 
@@ -20,7 +20,7 @@ ENTRIES: dict[str, Callable[[Any], Any]] = {kind.__name__: compile_decoder(kind)
 
 
 class Recovery:
-    """Feed it every entry and value, then `finish`."""
+    """Feed it every value, then every entry, then `finish`."""
 
     def __init__(self, rules: Rules, broker_id: str, now: float) -> None:
         self.books = Books(rules, broker_id)
@@ -59,11 +59,17 @@ class Recovery:
 
     def value(self, key: str, value: Any) -> None:
         """Apply one value kept under a key."""
+        if value is None:
+            return
         if key == "workers":
             self.books.expected = set(value)
         elif key.startswith("client "):
             client = self.books.client(key.removeprefix("client "))
             client.next_seq = max(client.next_seq, value)
+        elif key == batches.POLICY:
+            self.books.policy_version = value
+        elif key.startswith(batches.PREFIX):
+            batches.recovered(self.books, value, self._now)
 
     def finish(self) -> None:
         """Queue what is unfinished, and give workers the time of a lease to be adopted.
@@ -74,6 +80,7 @@ class Recovery:
         books.out.clear()
         for rollout in self._over.values():
             books.end(rollout, rollout.outcome or "completed", self._now)
+        batches.resume(books, self._now)
         live = [rollout for rollout in books.rollouts.values() if rollout.state == "ready"]
         for rollout in live:
             books.enqueue(rollout)
@@ -98,6 +105,9 @@ class Recovery:
         self._over.pop(rollout.order, None)
         books.pin(rollout, "")
         rollout.step("end", self._now, "recovered")
+        rollout.ended_as = result.outcome
+        if result.receipt is not None:
+            rollout.usage = sum_of(rollout.usage, result.receipt.usage)
         rollout.result = result
         client = books.clients[rollout.submission.client_id]
         client.ended[result.seq] = rollout

@@ -6,15 +6,36 @@ consults the table in states.py.
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..errors import LedgerError
-from ..messages import Result
+from ..messages import Message, Result
 from ..messages.worker import EarlyOutcome
-from ..records import Failure, Receipt, StageTiming, Usage
+from ..records import Failure, Outcome, Receipt, StageTiming, Usage
+from ..sampling import Sampler
 from .states import TRANSITIONS, Action, State
 
 NOTHING_SPENT = Usage()
 HISTORY = 32  # transitions kept for an error's report
+
+
+@dataclass(slots=True, eq=False)
+class LedgerSampling:
+    """A client's sampling: its rules, and the submissions of each of its prompts."""
+
+    client_id: str
+    sampling_id: str
+    sampler: Sampler
+    submissions: dict[int, list["Submission"]] = field(default_factory=dict)
+    outbox: list[Message] = field(default_factory=list)  # told once the state is kept
+    told: tuple[int, tuple[tuple[int, int], ...]] = (-1, ())
+    kept: int = -1  # the sampler's `changes` when its state was kept
+    changed: bool = True  # whether there may be something to keep or to tell
+
+    @property
+    def key(self) -> str:
+        """The key that its state is journalled under."""
+        return f"sampling {self.client_id} {self.sampling_id}"
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +50,8 @@ class Submission:
     priority: int
     group_size: int
     body_bytes: int
+    sampling: LedgerSampling | None = None
+    prompt: int = 0
     members: list["LedgerRollout"] = field(default_factory=list)
     unacked: int = 0
     kept: int = 0
@@ -58,6 +81,10 @@ class LedgerRollout:
     host: str = ""
     size_bytes: int = 0
     outcome: EarlyOutcome | None = None
+    ended_as: Outcome | None = None
+    stopped_as: Literal["cancelled", "stale"] = "cancelled"
+    policy_version: int | None = None  # of the first token sampled, by a committed stage
+    leased_version: int = 0  # the weights in use when its lease began
     reward: float | None = None
     rewards: dict[str, float] | None = None
     trainable: bool | None = None
@@ -97,8 +124,9 @@ class LedgerClient:
     waits_for_credit: bool = False
     submissions: dict[str, list[Submission]] = field(default_factory=dict)
     ended: dict[int, LedgerRollout] = field(default_factory=dict)
-    delivered: set[int] = field(default_factory=set)
+    delivered: set[int] = field(default_factory=set)  # and neither held nor acknowledged
     delivered_bytes: int = 0
+    held: set[int] = field(default_factory=set)
     pending: deque[int] = field(default_factory=deque)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from .books import Books
+from .rollouts import LedgerSampling
 
 
 def status(books: Books, now: float) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def status(books: Books, now: float) -> dict[str, Any]:
         "stages": _stages(books, now),
         "workers": [_worker(worker, books, now) for worker in books.workers.values()],
         "clients": [_client(client) for client in books.clients.values()],
+        "samplings": [_sampling(sampling) for sampling in books.samplings.values()],
     }
 
 
@@ -67,6 +69,24 @@ def _client(client: Any) -> dict[str, Any]:
         "connected": client.connected,
         "unacked": client.unacked,
         "delivered": len(client.delivered),
+        "held": len(client.held),
         "pending": len(client.pending),
         "window": client.window,
+    }
+
+
+def _sampling(sampling: LedgerSampling) -> dict[str, Any]:
+    sampler = sampling.sampler
+    return {
+        "client_id": sampling.client_id,
+        "sampling_id": sampling.sampling_id,
+        "batch": sampler.number,
+        "taken": sampler.taken,
+        "kept": sampler.kept,
+        "groups": sampler.spec.groups,
+        "open": sampler.open,
+        "wanted": sampler.wanted,
+        "accepted": sampler.accepted,
+        "live": sampler.live,
+        "ended": sampler.source,
     }

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Protocol
 
+from .sampling import Batch, EndSample, Judged, Sample, Wanted
 from .trainer import (
     Accepted,
     Ack,
@@ -54,7 +55,18 @@ class Message(Protocol):
     kind: ClassVar[str]
 
 
-FROM_TRAINER = (Hello, Submit, Ack, Cancel, StatusRequest, AskNode, Ping, Goodbye)
+FROM_TRAINER = (
+    Hello,
+    Submit,
+    Ack,
+    Cancel,
+    Sample,
+    EndSample,
+    StatusRequest,
+    AskNode,
+    Ping,
+    Goodbye,
+)
 TO_TRAINER = (
     Welcome,
     Accepted,
@@ -62,6 +74,9 @@ TO_TRAINER = (
     Credit,
     Result,
     Cancelled,
+    Wanted,
+    Judged,
+    Batch,
     Status,
     NodeAnswer,
     Pong,
@@ -98,16 +113,19 @@ __all__ = [
     "Answered",
     "AskNode",
     "Asked",
+    "Batch",
     "Boot",
     "Cancel",
     "Cancelled",
     "Credit",
+    "EndSample",
     "Goodbye",
     "Heartbeat",
     "HeartbeatReply",
     "Held",
     "Hello",
     "HelloAgain",
+    "Judged",
     "Message",
     "NodeAnswer",
     "NodeHello",
@@ -120,12 +138,14 @@ __all__ = [
     "Replaced",
     "Result",
     "ResultAck",
+    "Sample",
     "StageResult",
     "Status",
     "StatusRequest",
     "Stop",
     "Submit",
     "Unpinned",
+    "Wanted",
     "Welcome",
     "Work",
     "WorkerCredit",

@@ -39,6 +39,8 @@ class Submit:
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "exactly one, named `task`"]
     group_size: Annotated[Count, "the group's rollouts over all its submits; 0 for just these"] = 0
     priority: Annotated[int, "higher goes first among this client's rollouts"] = 0
+    sampling_id: Annotated[Text, "the sampling that this group is for; empty for none"] = ""
+    prompt: Annotated[Count, "the group's number within its sampling, from 0"] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,9 @@ class Ack:
     kind: ClassVar[str] = "ack"
     seqs: Annotated[tuple[Range, ...], "inclusive ranges of sequence numbers"]
     window: Annotated[Count, "the new window"]
+    held: Annotated[
+        tuple[Range, ...], "results received and kept for later: the window has room again"
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ class Welcome:
     heartbeat_s: Annotated[Seconds, "how often to ping"]
     message_bytes: Annotated[Count, "the largest message taken"]
     group: Annotated[Count, "the most rollouts one submit may have"]
-    window: Annotated[Count, "the largest window granted without holding groups"]
+    window: Annotated[Count, "a window worth asking for: limits.client_window"]
     unacked: Annotated[Count, "this client's rollouts not yet acknowledged"]
     acked_through: Annotated[Count, "every result up to this sequence number is acknowledged"]
 
@@ -121,10 +126,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The submit was not taken; nothing of it was kept."""
+    """The submit, or the sampling, was not taken; nothing of it was kept."""
 
     kind: ClassVar[str] = "refused"
-    submit_id: Annotated[Id, "of the submit"]
+    submit_id: Annotated[Id, "of the submit, or of the sampling"]
     code: Annotated[RefusalCode, "why; `full` and `disk_full` pass"]
     message: Annotated[Text, "the same for people"]
 
@@ -156,6 +161,9 @@ class Result:
     timings: Annotated[tuple[StageTiming, ...], "one for each committed stage"]
     total_s: Annotated[Seconds, "accepted until ended"]
     receipt: Annotated[Receipt | None, "of a cancel"] = None
+    policy_version: Annotated[Count | None, "of the first token sampled; null if unknown"] = None
+    sampling_id: Annotated[Text, "the sampling that it is for; empty for none"] = ""
+    prompt: Annotated[Count, "its group's number within its sampling"] = 0
     buffers: Annotated[tuple[Buffer, ...], "the body frames, in order"] = ()
 
 

@@ -209,6 +209,7 @@ class StageResult:
     failure: Annotated[Failure | None, "why it failed"] = None
     retry: Annotated[bool, "whether another attempt may go better"] = True
     usage: Annotated[Usage | None, "what it spent"] = None
+    policy_version: Annotated[Count | None, "of the first token that it sampled"] = None
     buffers: Annotated[tuple[Buffer, ...], Length(0, 4096), "replace earlier ones of a name"] = ()
 
 

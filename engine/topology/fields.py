@@ -430,6 +430,13 @@ TOPOLOGY = Section(
             "Backends may also be added while the router runs.",
         ),
         Field(
+            "filters",
+            Options(),
+            "Filters of groups for dynamic sampling, by name: `package.module:function`.",
+            {},
+            "`dapo`, `all` and `reward-bounds` are there without it.",
+        ),
+        Field(
             "sandboxes",
             One(SANDBOXES),
             "Sandboxes. `{}` is with every default.",

@@ -102,6 +102,7 @@ def _topology(values: Values, file: Path) -> Topology:
         sandboxes=_sandboxes(values["sandboxes"], file),
         **{name: values[name] for name in ("name", "run_dir", "durability", "insecure")},
         log_level=values["log_level"],
+        filters=values["filters"],
     )
 
 

@@ -178,6 +178,7 @@ class Topology:
     backends: tuple[BackendSpec, ...]
     sandboxes: SandboxSpec | None
     log_level: str
+    filters: dict[str, str]
 
     @property
     def transport(self) -> Transport:

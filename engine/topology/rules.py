@@ -5,6 +5,7 @@ Does not know: YAML, or a single key's shape.
 Invariants: a rule whose inputs were refused stays silent, so that one mistake is one problem.
 """
 
+import re
 from collections.abc import Iterator
 from ipaddress import ip_address
 from os import fsencode
@@ -15,6 +16,7 @@ from .reader import Values, did_you_mean, show_bytes
 from .records import BROKER_EDGES, IPC_PATH_LIMIT_BYTES, ROUTER_EDGES, longest_socket
 from .yaml_lines import Place, Source
 
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 TCP_RULE = "plain TCP is allowed only on loopback with `insecure: true`"
 
 
@@ -32,6 +34,7 @@ def apply_rules(values: Values, source: Source) -> None:
         _ports_are_apart,
         _socket_paths_fit,
         _images_are_paths,
+        _filters_are_functions,
         _plain_processes_are_asked_for,
     ):
         rule(values, source)
@@ -214,6 +217,12 @@ def _images_are_paths(values: Values, source: Source) -> None:
     for name, path in images.items():
         if not (isinstance(path, str) and path) or "\0" in path:
             source.refuse(("sandboxes", "images", name), "expected the path of an image")
+
+
+def _filters_are_functions(values: Values, source: Source) -> None:
+    for name, place in (values["filters"] or {}).items():
+        if not (isinstance(place, str) and FUNCTION.fullmatch(place)):
+            source.refuse(("filters", name), "expected a function, as package.module:function")
 
 
 def _plain_processes_are_asked_for(values: Values, source: Source) -> None:

@@ -19,6 +19,7 @@ from engine.ledger import ENTRIES, Ledger, Recovery, Rules, StageRule
 from engine.logs import configure
 from engine.process import die_with_parent, spare_collector, work_in_batches
 from engine.records import Buffer
+from engine.sampling import load_filters
 from engine.sockets import Bounds, bind, boot_id, open_socket
 from engine.topology import Topology, load
 from engine.typed import compile_decoder
@@ -112,6 +113,7 @@ def rules(topology: Topology) -> Rules:
         group=limits.group,
         client_window=limits.client_window,
         client_bytes=limits.client_bytes,
+        filters=load_filters(topology.filters),
         first_seq=time.time_ns() // 1000 if topology.durability == "none" else 1,
     )
 

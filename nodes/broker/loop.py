@@ -18,7 +18,7 @@ import zmq
 
 from engine.errors import RemoteProtocolError
 from engine.journal import Journal, NullJournal
-from engine.ledger import FromTrainer, FromWorker, Ledger, Tick, TrainerGone
+from engine.ledger import FromTrainer, FromWorker, Ledger, NewPolicy, Tick, TrainerGone
 from engine.messages import (
     FROM_NODE,
     FROM_TRAINER,
@@ -58,6 +58,7 @@ DRAIN = 128  # messages of one socket before the others have their turn
 GATHER_S = 0.003  # at most; a turn costs as much as a few messages
 GAP_S_A_MESSAGE = 0.0001
 LATE_TICKS = 4  # a heartbeat
+POLICY = "policy_version"  # as routers name it in figures and announcements
 BUSY_POLL_MS = 2  # how soon a full pipe is tried again
 
 
@@ -256,11 +257,18 @@ class Loop:
             case NodeHello():
                 self._expect_node(message)
                 self._others.heard(message, route, now)
+                if message.role == "router" and POLICY in message.figures:
+                    self._new_policy(int(message.figures[POLICY]), now)
             case Answered(client_id, request_id, code, why, buffers):
                 answer = NodeAnswer(request_id, code, why, buffers)
                 self._trainers.send_name(client_id, encode(answer, body))
             case Announced():
                 self._publish(message)
+                if message.name == POLICY:
+                    self._new_policy(message.value, now)
+
+    def _new_policy(self, version: int, now: float) -> None:
+        self._shell.take(self._ledger.handle(NewPolicy(version), now))
 
     def _ask(self, client_id: str, message: AskNode, body: list[Any], now: float) -> None:
         asked = encode(Asked(client_id, message.request_id, message.buffers), body)

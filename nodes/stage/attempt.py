@@ -43,13 +43,15 @@ class Inference(Model, Protocol):
 class Sessions:
     """A model that remembers which sessions an attempt opened, to release them on every path.
 
-    `aborted_tokens` counts what was sampled for requests that were cancelled meanwhile.
+    `aborted_tokens` counts what was sampled for requests that were cancelled meanwhile;
+    `policy_version` is that of the first token sampled.
     """
 
     def __init__(self, model: Inference | None) -> None:
         self._model = model
         self._open: set[str] = set()
         self.aborted_tokens = 0
+        self.policy_version: int | None = None
 
     async def generate(
         self, session: str, token_ids: npt.NDArray[np.int32], sampling: Sampling
@@ -58,7 +60,10 @@ class Sessions:
         if self._model is None:
             raise BoundaryError("backend", "the topology has no router", retry=False)
         self._open.add(session)
-        return await self._model.generate(session, token_ids, sampling)
+        generation = await self._model.generate(session, token_ids, sampling)
+        if self.policy_version is None and len(generation.policy_spans):
+            self.policy_version = int(generation.policy_spans[0, 2])
+        return generation
 
     async def release(self, session: str) -> None:
         """End a session, and count what its aborted requests had sampled."""
@@ -311,6 +316,7 @@ class Attempt:
             status,
             usage.seconds,
             usage=usage,
+            policy_version=self._sessions.policy_version,
             **known,
         )
 

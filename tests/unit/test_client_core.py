@@ -227,7 +227,8 @@ def test_a_result_that_comes_twice_is_given_once(welcomed: Fake) -> None:
     welcomed.result(1)
     welcomed.result(1)
     assert [each.seq for each in welcomed.core.results] == [1]
-    assert not any(isinstance(message, Ack) for message in welcomed.passes(1.0))
+    acks = [message for message in welcomed.passes(1.0) if isinstance(message, Ack)]
+    assert acks == [Ack((), 8, ((1, 1),))]
 
 
 def test_a_result_that_comes_again_after_its_acknowledgement_is_acknowledged_again(
@@ -269,18 +270,19 @@ def test_results_acknowledged_in_an_earlier_life_are_known_from_the_welcome(brok
     assert broker.core.owed == 0
 
 
-def test_a_window_grows_by_what_is_held_in_groups_and_shrinks_again(welcomed: Fake) -> None:
-    welcomed.core.holding = 3
-    assert welcomed.passes(0.5) == [Ack((), 11)]
+def test_what_is_held_in_groups_is_told_once(welcomed: Fake) -> None:
+    for seq in (1, 2, 4):
+        welcomed.core.hold(seq)
+    assert welcomed.passes(0.5) == [Ack((), 8, ((1, 2), (4, 4)))]
     assert welcomed.passes(0.5) == []
-    welcomed.core.holding = 0
-    assert welcomed.passes(0.5) == [Ack((), 8)]
 
 
-def test_a_hello_tells_the_window_with_what_is_held(welcomed: Fake) -> None:
-    welcomed.core.holding = 3
+def test_a_hello_voids_what_was_held(welcomed: Fake) -> None:
+    welcomed.core.hold(1)
     welcomed.hear(Problem("hello_first", "kind", "say hello first"))
-    assert welcomed.said() == [Hello("trainer", 11)]
+    assert welcomed.said() == [Hello("trainer", 8)]
+    broker_says_again = welcomed.passes(0.5)
+    assert not [message for message in broker_says_again if isinstance(message, Ack)]
 
 
 def test_a_client_is_idle_only_once_the_broker_owes_nothing(welcomed: Fake) -> None:

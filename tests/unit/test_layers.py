@@ -18,6 +18,7 @@ LAYERS = (
     {"records"},
     {"topology"},
     {"graph"},
+    {"sampling"},
     {"messages"},
     {"wire"},
     {"sockets"},

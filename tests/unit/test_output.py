@@ -38,6 +38,9 @@ FULL: dict[str, Any] = {
     "timings": (StageTiming("init", 1, "init-0", 0.1, 0.2, 0.15),),
     "receipt": Receipt("r-1", "run", True, Usage(2, 64, 1.5)),
     "total_s": 2.5,
+    "policy_version": 4,
+    "sampling_id": "s-1",
+    "prompt": 17,
 }
 ARRAYS = {"trajectory", "arrays"}
 SPARSE = {
@@ -53,6 +56,7 @@ SPARSE = {
     "failures": (),
     "timings": (),
     "receipt": None,
+    "policy_version": None,
 }
 
 

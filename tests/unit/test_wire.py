@@ -411,6 +411,6 @@ def test_body_frames_are_handed_on_as_the_objects_that_came() -> None:
 
 
 def test_events_and_acknowledgements_have_the_documented_headers() -> None:
-    assert encode(Ack(((1, 3), (5, 5)), 9))[1] == b'{"seqs":[[1,3],[5,5]],"window":9}'
+    assert encode(Ack(((1, 3), (5, 5)), 9))[1] == b'{"seqs":[[1,3],[5,5]],"window":9,"held":[]}'
     assert encode(Hello("c", 1))[1] == b'{"client_id":"c","window":1}'
     assert {kind.kind for kind in EVENTS} == {"boot", "stop", "announced"}

@@ -1,0 +1,348 @@
+"""The rules between a trainer's sampling and the books: what a sampler decides is carried out here.
+
+Opening reserves room: the batches that may fill, whole, and one group more fit into limits.rollouts
+for all samplings together, so none can wait for room that another one holds.
+"""
+
+import inspect
+from collections.abc import Iterable
+
+from ..messages import Batch, EndSample, Judged, Refusal, Sample, Wanted
+from ..messages.trainer import RefusalCode
+from ..sampling import (
+    Complete,
+    Filter,
+    Judge,
+    Member,
+    Sampler,
+    SamplerState,
+    Spec,
+    Stop,
+    StopStale,
+    read_state,
+)
+from .books import Books, reward_of
+from .instructions import KeepValue
+from .rollouts import LedgerRollout, LedgerSampling, Submission
+from .states import LIVE
+
+POLICY = "policy_version"  # the key that it is journalled under
+PREFIX = "sampling "
+
+
+def sample(books: Books, client_id: str, message: Sample, now: float) -> None:
+    """Open a sampling, or take up how far its trainer is."""
+    sampling = books.samplings.get((client_id, message.sampling_id))
+    if sampling is None:
+        sampling = _open(books, client_id, message, now)
+    elif sampling.sampler.spec != message.spec:
+        _refuse(books, client_id, message, "is open with another spec")
+        return
+    if sampling is None:
+        return
+    sampler = sampling.sampler
+    _acknowledge(books, sampling, sampler.take(message.taken), now)
+    sampler.end_source(message.source, message.given, message.why, now)
+    sampling.changed = True
+    sampling.told = (-1, ())  # an answer, in any case
+    if message.again:
+        _tell_again(sampling)
+
+
+def end_sample(books: Books, client_id: str, message: EndSample, now: float) -> None:
+    """Close a sampling: cancel what is under way, and acknowledge all of it."""
+    sampling = books.samplings.pop((client_id, message.sampling_id), None)
+    if sampling is None:
+        return
+    everything = [s for submissions in sampling.submissions.values() for s in submissions]
+    books.stop([m for s in everything for m in s.members], now, "its sampling is closed")
+    _acknowledge(books, sampling, list(sampling.submissions), now)
+    for submission in everything:
+        submission.sampling = None
+    books.out.append(KeepValue(sampling.key, None))
+
+
+def refusal(books: Books, submission: Submission | None, client_id: str, name: str) -> str:
+    """Return why a submit for this sampling is wrong; empty if it is not."""
+    sampling = books.samplings.get((client_id, name))
+    if sampling is None:
+        return f"sampling_id: {name!r} is not open"
+    if submission is not None and submission.sampling is not sampling:
+        return f"sampling_id: its group is not of {name!r}"
+    return ""
+
+
+def accepted(submission: Submission, now: float) -> None:
+    """Count a submission with its sampling."""
+    sampling = submission.sampling
+    if sampling is not None:
+        sampling.sampler.accept(submission.prompt, len(submission.members), now)
+        sampling.changed = True
+
+
+def no_room(books: Books, client_id: str, name: str, why: str, now: float) -> None:
+    """End a sampling that can never be given room: all that is held is its kind's own."""
+    sampling = books.samplings.get((client_id, name))
+    if sampling is None or any(other.sampler.sealed for other in books.samplings.values()):
+        return
+    ours = (r.submission.sampling is not None for r in books.rollouts.values() if _is_held(r))
+    if not any(other.sampler.live for other in books.samplings.values()) and all(ours):
+        sampling.sampler.abort("full", why, now)
+        sampling.changed = True
+
+
+def cancel_all(books: Books, client_id: str, now: float) -> None:
+    """End a client's samplings: it has cancelled everything."""
+    for sampling in books.samplings.values():
+        if sampling.client_id == client_id:
+            sampling.sampler.abort("cancelled", "the client cancelled everything", now)
+            sampling.changed = True
+
+
+def new_policy(books: Books, version: int, now: float) -> None:
+    """Take up new weights: what has become stale is dealt with as each sampling says."""
+    if version == books.policy_version:
+        return
+    books.policy_version = version
+    books.out.append(KeepValue(POLICY, version))
+    for sampling in books.samplings.values():
+        live = [
+            (submission.prompt, member.rollout_id, first)
+            for submission in _submissions(sampling)
+            for member in submission.members
+            if (first := _first_version(member)) is not None
+        ]
+        sampling.sampler.age(version, live, now)
+        sampling.changed = True
+
+
+def forgotten(submission: Submission) -> None:
+    """Let go of a submission whose results are all acknowledged, for long."""
+    sampling = submission.sampling
+    if sampling is not None:
+        left = sampling.submissions[submission.prompt]
+        left.remove(submission)
+        if not left:
+            del sampling.submissions[submission.prompt]
+
+
+def settle(books: Books, now: float) -> None:
+    """Judge what has ended, ask for what capacity is free, and tell the trainers."""
+    while books.unjudged:
+        rollout = books.unjudged.popleft()
+        sampling = rollout.submission.sampling
+        if sampling is not None:
+            sampling.sampler.end(rollout.submission.prompt, member_of(rollout), now)
+            sampling.changed = True
+            _carry_out(books, sampling, now)
+    for sampling in books.samplings.values():
+        if sampling.sampler.decisions:
+            _carry_out(books, sampling, now)
+    if books.unjudged:
+        settle(books, now)
+        return
+    _ask_for_more(books)
+    for sampling in books.samplings.values():
+        if sampling.changed:
+            _tell(books, sampling, now)
+
+
+def recovered(books: Books, value: dict[str, object], now: float) -> None:
+    """Bring a sampling back from its journalled state; its rollouts follow."""
+    client_id, sampling_id = str(value["client_id"]), str(value["sampling_id"])
+    state: SamplerState = read_state(value["state"])
+    keep = _filter(books, state.spec)
+    sampler = Sampler.restored(state, keep, books.policy_version, now)
+    books.client(client_id)
+    books.samplings[client_id, sampling_id] = LedgerSampling(client_id, sampling_id, sampler)
+
+
+def resume(books: Books, now: float) -> None:
+    """Give the samplers of a journal their rollouts, once all of these are back."""
+    for sampling in books.samplings.values():
+        sampler = sampling.sampler
+        sampler.version = books.policy_version
+        for prompt, submissions in sampling.submissions.items():
+            members = [member for submission in submissions for member in submission.members]
+            ended = [member_of(member) for member in members if member.ended_as]
+            sampler.resume(prompt, len(members), ended, now)
+        sampler.settle(now)
+    books.unjudged.clear()
+
+
+def member_of(rollout: LedgerRollout) -> Member:
+    """Return a rollout that has ended as sampling sees it."""
+    assert rollout.ended_as is not None
+    usage = rollout.usage
+    return Member(
+        rollout.rollout_id,
+        rollout.ended_as,
+        reward_of(rollout, rollout.ended_as),
+        rollout.rewards or {},
+        usage.turns,
+        usage.tokens,
+        usage.seconds,
+        rollout.policy_version,
+    )
+
+
+def _open(books: Books, client_id: str, message: Sample, now: float) -> LedgerSampling | None:
+    spec, rules = message.spec, books.rules
+    wrong = _misfit(books, spec)
+    if client_id not in books.clients:
+        wrong = "say hello before the first sample"
+    needed = _reserved(spec) + sum(_reserved(s.sampler.spec) for s in books.samplings.values())
+    if not wrong and needed > rules.rollouts:
+        wrong = f"the batches of all samplings may hold {needed}, limits.rollouts {rules.rollouts}"
+    if wrong:
+        _refuse(books, client_id, message, wrong)
+        return None
+    sampler = Sampler(spec, _filter(books, spec), books.policy_version, now)
+    sampling = LedgerSampling(client_id, message.sampling_id, sampler)
+    books.samplings[client_id, message.sampling_id] = sampling
+    return sampling
+
+
+def _misfit(books: Books, spec: Spec) -> str:
+    keep = books.rules.filters.get(spec.keep)
+    if keep is None:
+        known = ", ".join(sorted(books.rules.filters))
+        return f"keep: {spec.keep!r} is not one of {known}"
+    try:
+        inspect.signature(keep.keeps).bind((), **spec.keep_args)
+    except TypeError as wrong:
+        return f"keep_args: {wrong}"
+    if spec.needed > spec.group_size:
+        return f"members: {spec.members} are more than group_size {spec.group_size}"
+    if spec.group_size > books.rules.group:
+        return f"group_size: {spec.group_size} is over limits.group {books.rules.group}"
+    return ""
+
+
+def _filter(books: Books, spec: Spec) -> Filter:
+    """Return a filter with its arguments; `all` stands in for one that the topology has lost."""
+    keep = books.rules.filters.get(spec.keep) or books.rules.filters["all"]
+    arguments = spec.keep_args if keep.name == spec.keep else {}
+    return Filter(keep.name, keep.keeps, keep.may_keep, arguments)
+
+
+def _reserved(spec: Spec) -> int:
+    return ((spec.ahead + 1) * spec.groups + 1) * spec.group_size
+
+
+def _refuse(books: Books, client_id: str, message: Sample, why: str) -> None:
+    books.counts["refused_sampling"] += 1
+    code: RefusalCode = "invalid" if client_id in books.clients else "hello_first"
+    books.tell(client_id, Refusal(message.sampling_id, code, why))
+
+
+def _submissions(sampling: LedgerSampling) -> Iterable[Submission]:
+    return (s for submissions in sampling.submissions.values() for s in submissions)
+
+
+def _is_held(rollout: LedgerRollout) -> bool:
+    return rollout.state != "acked"
+
+
+def _first_version(rollout: LedgerRollout) -> int | None:
+    """Return the oldest weights that a rollout under way can have sampled from, if any."""
+    if rollout.state not in LIVE or rollout.state == "stopping":
+        return None
+    if rollout.policy_version is not None:
+        return rollout.policy_version
+    return rollout.leased_version if rollout.state == "leased" else None
+
+
+def _acknowledge(
+    books: Books, sampling: LedgerSampling, prompts: Iterable[int], now: float
+) -> None:
+    client = books.clients[sampling.client_id]
+    for prompt in prompts:
+        for submission in sampling.submissions.get(prompt, ()):
+            for member in submission.members:
+                if member.result is not None:
+                    books.acknowledge(client, member.result.seq, now)
+    books.deliver(client)
+
+
+def _carry_out(books: Books, sampling: LedgerSampling, now: float) -> None:
+    decisions, sampling.sampler.decisions = sampling.sampler.decisions, []
+    verdicts = tuple((d.prompt, d.verdict) for d in decisions if isinstance(d, Judge))
+    if verdicts:
+        sampling.outbox.append(Judged(sampling.sampling_id, verdicts))
+    sampling.changed = True
+    for decision in decisions:
+        match decision:
+            case Stop(prompt):
+                submissions = sampling.submissions.get(prompt, ())
+                targets = [member for s in submissions for member in s.members]
+                books.stop(targets, now, "its group is decided")
+            case StopStale(rollout_ids):
+                targets = [books.rollouts[name] for name in rollout_ids]
+                books.stop(targets, now, "stale", "stale")
+            case Complete(batch, final):
+                sampling.outbox.append(Batch(sampling.sampling_id, batch, final))
+
+
+def _tell_again(sampling: LedgerSampling) -> None:
+    sampler = sampling.sampler
+    verdicts = tuple(sampler.verdicts.items())
+    if verdicts:
+        sampling.outbox.append(Judged(sampling.sampling_id, verdicts))
+    for batch in sampler.sealed:
+        sampling.outbox.append(Batch(sampling.sampling_id, batch, sampler.is_final(batch)))
+
+
+def _ask_for_more(books: Books) -> None:
+    """Want prompts, in turn among samplings, while slots are free that none was promised."""
+    waiting = [s for s in books.samplings.values() if _may_want(books, s)]
+    if not waiting:
+        return
+    every = [sampling.sampler for sampling in books.samplings.values()]
+    used = sum(s.live + s.promised * s.spec.group_size for s in every)
+    slots = sum(worker.slots for worker in books.workers.values() if not worker.silent)
+    while waiting and used < slots:
+        sampling = waiting.pop(0)
+        sampling.sampler.want()
+        sampling.changed = True
+        used += sampling.sampler.spec.group_size
+        if _may_want(books, sampling):
+            waiting.append(sampling)
+
+
+def _may_want(books: Books, sampling: LedgerSampling) -> bool:
+    return books.clients[sampling.client_id].connected and sampling.sampler.room() > 0
+
+
+def _tell(books: Books, sampling: LedgerSampling, now: float) -> None:
+    sampler = sampling.sampler
+    sampling.changed = False
+    _forget_verdicts(sampling)
+    if sampling.kept != sampler.changes:
+        _keep(books, sampling, now)
+    for message in sampling.outbox:
+        books.tell(sampling.client_id, message)
+    sampling.outbox.clear()
+    refills = sampler.refills()
+    wanted = max(sampler.wanted, sampler.accepted)
+    if sampling.told != (wanted, refills):
+        sampling.told = (wanted, refills)
+        news = Wanted(sampling.sampling_id, wanted, sampler.accepted, sampler.taken, refills)
+        books.tell(sampling.client_id, news)
+
+
+def _forget_verdicts(sampling: LedgerSampling) -> None:
+    for prompt in list(sampling.sampler.verdicts):
+        submissions = sampling.submissions.get(prompt, ())
+        if not any(submission.unacked for submission in submissions):
+            sampling.sampler.forget(prompt)
+
+
+def _keep(books: Books, sampling: LedgerSampling, now: float) -> None:
+    sampling.kept = sampling.sampler.changes
+    state = {
+        "client_id": sampling.client_id,
+        "sampling_id": sampling.sampling_id,
+        "state": sampling.sampler.state(now),
+    }
+    books.out.append(KeepValue(sampling.key, state))
