@@ -1,5 +1,6 @@
 """One prompt's rollouts, and what may be decided about them."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -70,9 +71,12 @@ class Group:
 def tally(members: Iterable[Member]) -> Tally:
     """Return what these rollouts have spent, as no group."""
     ended = list(members)
+    rewards = [member.reward for member in ended if member.reward is not None]
     return Tally(
         0,
         len(ended),
         sum(member.tokens for member in ended),
         sum(member.seconds for member in ended),
+        len(rewards),
+        math.fsum(rewards),
     )

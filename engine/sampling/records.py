@@ -72,6 +72,8 @@ class Tally:
     rollouts: Annotated[Count, "their rollouts"] = 0
     tokens: Annotated[Count, "tokens sampled"] = 0
     seconds: Annotated[Seconds, "seconds that handlers worked"] = 0.0
+    rewarded: Annotated[Count, "of the rollouts, those with a reward"] = 0
+    reward: Annotated[float, "the sum of their rewards"] = 0.0
 
     def plus(self, other: "Tally") -> "Tally":
         """Return the sum."""
@@ -80,6 +82,8 @@ class Tally:
             self.rollouts + other.rollouts,
             self.tokens + other.tokens,
             self.seconds + other.seconds,
+            self.rewarded + other.rewarded,
+            self.reward + other.reward,
         )
 
 
@@ -108,6 +112,15 @@ class BatchReport:
         """Kept groups over those that the filter judged; 0 if it judged none."""
         judged = self.kept.groups + self.dropped.groups
         return self.kept.groups / judged if judged else 0.0
+
+    @property
+    def mean_reward(self) -> float | None:
+        """Mean over all rollouts that the filter judged, kept or not; None if none has a reward.
+
+        Unlike the mean over the groups of a batch it says how good the policy is.
+        """
+        judged = self.kept.plus(self.dropped)
+        return judged.reward / judged.rewarded if judged.rewarded else None
 
     @property
     def wasted_tokens(self) -> int:

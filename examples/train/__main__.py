@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -20,15 +21,16 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from engine import Client, RollmqError, Rollout, Topology, load
-from engine.supervisor import Supervisor
 
 from . import report, sums
 from .policy import Policy
 from .policy import load as load_model
 from .sampling import batches, discard, evaluate, mean_reward
+from .service import running
 from .trainer import BOUND, TokensChanged, Trainer
 
 TOPOLOGY = Path(__file__).parent / "topology.yaml"
+MODEL = Path(".cache/models/pupil")
 THREADS = 1  # the other core samples
 
 
@@ -42,13 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disable_progress_bar()
     torch.manual_seed(chosen.seed)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    topology = load(TOPOLOGY)
+    topology = load(chosen.topology)
     began = time.monotonic()
     try:
-        with Supervisor(topology) as supervisor:
-            print(f"starting {len(supervisor.pids)} nodes, one of them vLLM", flush=True)
-            supervisor.wait_ready(topology.timeouts.start_s)
-            return _train(chosen, topology, supervisor, began)
+        print("starting rollmq and vLLM", flush=True)
+        with running(topology, chosen.out / "rollmq.log"):
+            return _train(chosen, topology, began)
     except (RollmqError, TokensChanged, TimeoutError, FloatingPointError) as wrong:
         print(f"{type(wrong).__name__}: {wrong}", file=sys.stderr)
         return 2
@@ -60,11 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="examples.train", description="train a tiny policy")
     parser.add_argument("--out", type=Path, default=Path("out-train"))
-    parser.add_argument("--model", type=Path, default=Path(".cache/models/pupil"))
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--topology", type=Path, default=TOPOLOGY)
+    parser.add_argument("--model", type=Path, default=MODEL, help="to start from")
+    parser.add_argument("--steps", type=int, default=60, help="at most")
+    parser.add_argument("--until", type=float, default=0.97, help="a step's reward that ends it")
     parser.add_argument("--groups", type=int, default=16, help="informative ones, for each step")
     parser.add_argument("--group-size", type=int, default=8)
-    parser.add_argument("--ahead", type=int, default=1, help="batches sampled meanwhile")
     parser.add_argument("--rate", type=float, default=3e-4, help="of learning")
     parser.add_argument("--problems", type=int, default=128, help="evaluated before and after")
     parser.add_argument("--gain", type=float, default=0.0, help="fail if the reward rises by less")
@@ -72,22 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train(
-    chosen: argparse.Namespace, topology: Topology, supervisor: Supervisor, began: float
-) -> int:
+def _train(chosen: argparse.Namespace, topology: Topology, began: float) -> int:
     policy = Policy(load_model(chosen.model), chosen.rate)
     steps: list[report.Step] = []
     after: list[Rollout] = []
-    with Client(topology.path, "trainer", connect_s=topology.timeouts.connect_s) as client:
+    with Client(topology.path, "trainer") as client:
         discard(client)
         trainer = Trainer(client, policy, topology.run_dir / "weights", chosen.seed)
         trainer.publish()
-        before = evaluate(topology.path, "before", chosen.problems, supervisor.watch)
+        before = evaluate(topology.path, "before", chosen.problems)
         print(f"reward before: {mean_reward(before):.3f}", flush=True)
         try:
-            _steps(chosen, client, trainer, supervisor, steps)
+            _steps(chosen, client, trainer, steps)
             discard(client)
-            after = evaluate(topology.path, "after", chosen.problems, supervisor.watch)
+            after = evaluate(topology.path, "after", chosen.problems)
         finally:
             first, last = mean_reward(before), mean_reward(after) if after else None
             minutes = (time.monotonic() - began) / 60
@@ -104,21 +104,17 @@ def _train(
 
 
 def _steps(
-    chosen: argparse.Namespace,
-    client: Client,
-    trainer: Trainer,
-    supervisor: Supervisor,
-    steps: list[report.Step],
+    chosen: argparse.Namespace, client: Client, trainer: Trainer, steps: list[report.Step]
 ) -> None:
     """Train for the steps that were asked for; `steps` has what was done, whatever happens."""
     tasks = sums.tasks(f"train-{time.time_ns()}", chosen.seed)
-    source = batches(
-        client, tasks, chosen.groups, chosen.group_size, chosen.ahead, supervisor.watch
-    )
-    for number, sampled in enumerate(islice(source, chosen.steps), start=1):
-        steps.append(trainer.step(number, sampled))
-        report.append_step(chosen.out, steps[-1])
-        print(steps[-1].line(), flush=True)
+    with closing(batches(client, tasks, chosen.groups, chosen.group_size)) as source:
+        for number, sampled in enumerate(islice(source, chosen.steps), start=1):
+            steps.append(trainer.step(number, sampled))
+            report.append_step(chosen.out, steps[-1])
+            print(steps[-1].line(), flush=True)
+            if steps[-1].reward >= chosen.until:
+                break
 
 
 if __name__ == "__main__":

@@ -66,12 +66,6 @@ def advantages(rewards: Sequence[float]) -> Floats:
     return gained
 
 
-def is_informative(group: Sequence[Rollout]) -> bool:
-    """Return whether a group's rewards differ; it has something to teach only then (DAPO)."""
-    rewards = _rewards(usable(group))
-    return bool(rewards) and max(rewards) - min(rewards) > TINY
-
-
 def usable(group: Sequence[Rollout]) -> list[Rollout]:
     """Return the rollouts to learn from: not those that the infrastructure failed."""
     return [
@@ -84,14 +78,10 @@ def rows(groups: Sequence[Sequence[Rollout]]) -> list[Row]:
     made = []
     for group in groups:
         members = usable(group)
-        rewards = _rewards(members)
+        rewards = [each.reward for each in members if each.reward is not None]
         for rollout, advantage in zip(members, advantages(rewards), strict=True):
             made += _rows(rollout, float(advantage))
     return made
-
-
-def _rewards(members: Sequence[Rollout]) -> list[float]:
-    return [rollout.reward for rollout in members if rollout.reward is not None]
 
 
 def _rows(rollout: Rollout, advantage: float) -> list[Row]:

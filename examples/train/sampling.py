@@ -1,109 +1,109 @@
 """Rollouts for the trainer, through rollmq.
 
-Job: batches of informative groups while the trainer works on the one before; the rewards of a fixed
-set of problems.
+Job: batches of informative groups, sampled while the trainer works on the one before; rollouts of a
+fixed set of problems.
 Does not know: models, or what is learned.
-Invariants: no wait without a deadline and a name. A group is given out once, whole; one whose
-rewards are all the same is counted and dropped. What the infrastructure failed is counted, and has
-no reward.
+Invariants: no wait without a deadline. What the infrastructure failed has no reward.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from engine import Client, Rollout, Task
+from engine import Batch, Client, Rollout, Task
 
 from . import sums
-from .batches import is_informative, usable
 
-BATCH_S = 600.0  # for a batch, from when it is asked for
-EVALUATION_SEED = 10_007  # problems that training does not draw
-Watch = Callable[[], None]
+SAMPLING = "train"  # its name in the broker
+AHEAD = 1  # batches that fill while the trainer works on one: they are a version older
+PROMPTS = 40  # for each group of a batch; a policy that is always right has no more to learn
+EVALUATION_SEED = 10_007  # of problems that training does not draw
+EVALUATION_S = 600.0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
-    """What one batch was made of.
+    """A batch, and how long the trainer waited for it."""
 
-    groups: to learn from. rewards: of every rollout that ended for it, also in dropped groups.
-    seen: groups that ended. failed: rollouts without a reward. seconds: that the trainer waited.
-    """
-
-    groups: list[list[Rollout]] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    seen: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-
-    def add(self, group: list[Rollout]) -> None:
-        """Take a group that ended."""
-        self.seen += 1
-        members = usable(group)
-        self.failed += len(group) - len(members)
-        self.rewards += [rollout.reward for rollout in members if rollout.reward is not None]
-        if is_informative(group):
-            self.groups.append(group)
+    batch: Batch
+    waited_s: float
 
 
-class Deadline:
-    """A named wait that ends."""
+class Prompts:
+    """Tasks, of which each batch may take so many; then they end, and sampling with them."""
 
-    def __init__(self, what: str, watch: Watch) -> None:
-        self._what = what
-        self._watch = watch
-        self.start()
+    def __init__(self, tasks: Iterator[Task], most: int) -> None:
+        self._tasks = tasks
+        self._most = most
+        self.renew()
 
-    def start(self) -> None:
-        """Begin anew."""
-        self._give_up_at = time.monotonic() + BATCH_S
+    def renew(self) -> None:
+        """Let the next batch begin to count."""
+        self._left = self._most
 
-    def check(self) -> None:
-        """Look after the nodes. Raises: TimeoutError past the deadline."""
-        self._watch()
-        if time.monotonic() > self._give_up_at:
-            raise TimeoutError(f"waited {BATCH_S:g} s for {self._what}")
+    def __iter__(self) -> Iterator[Task]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Task:
+        """Return the next task. Raises: StopIteration."""
+        if self._left == 0:
+            raise StopIteration
+        self._left -= 1
+        return next(self._tasks)
 
 
 def batches(
-    client: Client, tasks: Iterator[Task], groups: int, group_size: int, ahead: int, watch: Watch
-) -> Iterator[Sampled]:
-    """Yield batches of informative groups without an end.
+    client: Client, tasks: Iterator[Task], groups: int, group_size: int
+) -> Generator[Sampled]:
+    """Yield batches of so many informative groups, until too few are informative.
 
-    ahead: batches under way beyond the one that is asked for: they go on while the trainer works,
-    and what it then gets is older by as many versions, about.
-
-    Raises: TimeoutError; what `Client.run` raises.
+    Raises: what `Client.sample` raises.
     """
-    deadline = Deadline(f"a batch of {groups} groups", watch)
-    in_flight = (1 + ahead) * groups * group_size
-    unfinished: dict[str, list[Rollout]] = {}
-    sampled, asked_at = Sampled(), time.monotonic()
-    for rollout in client.run(tasks, group_size, in_flight=in_flight, idle=deadline.check):
-        members = unfinished.setdefault(rollout.group_id, [])
-        members.append(rollout)
-        if len(members) < rollout.group_size:
-            continue
-        sampled.add(unfinished.pop(rollout.group_id))
-        deadline.check()
-        if len(sampled.groups) == groups:
-            sampled.seconds = time.monotonic() - asked_at
-            yield sampled
-            sampled, asked_at = Sampled(), time.monotonic()
-            deadline.start()
+    prompts = Prompts(tasks, PROMPTS * groups)
+    asked_at = time.monotonic()
+    for batch in client.sample(
+        prompts,
+        groups,
+        group_size,
+        keep="dapo",
+        over="carry",
+        ahead=AHEAD,
+        staleness="pace",
+        staleness_bound=AHEAD,
+        sampling_id=SAMPLING,
+    ):
+        if batch.reason != "complete":
+            return
+        prompts.renew()
+        yield Sampled(batch, time.monotonic() - asked_at)
+        asked_at = time.monotonic()
 
 
-def evaluate(topology: Path, name: str, count: int, watch: Watch) -> list[Rollout]:
+def discard(client: Client) -> None:
+    """Cancel and take what this client has under way, now or from a run that was killed."""
+    client.close_sampling(SAMPLING)
+    client.cancel(everything=True)
+    for _ in client.rollouts():
+        pass
+
+
+def evaluate(topology: Path, name: str, count: int) -> list[Rollout]:
     """Return a rollout of each of `count` problems, which are always the same, in their order.
 
-    Raises: TimeoutError; what `Client.run` raises.
+    Raises: TimeoutError if that takes longer than EVALUATION_S; what `Client.run` raises.
     """
-    deadline = Deadline(f"the evaluation {name}", watch)
+    give_up_at = time.monotonic() + EVALUATION_S
+
+    def check() -> None:
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"the evaluation {name} took longer than {EVALUATION_S:g} s")
+
     tasks = islice(sums.tasks(name, EVALUATION_SEED), count)
-    with Client(topology, name, connect_s=60) as client:
-        found = list(client.run(tasks, idle=deadline.check))
+    with Client(topology, name) as client:
+        found = list(client.run(tasks, idle=check))
     return sorted(found, key=lambda rollout: int(rollout.task_id.rpartition("-")[2]))
 
 
@@ -116,10 +116,3 @@ def mean_reward(rollouts: list[Rollout]) -> float:
     if not rewards:
         raise ValueError("no rollout has a reward")
     return sum(rewards) / len(rewards)
-
-
-def discard(client: Client) -> None:
-    """Cancel and take what this client has under way, now or from a run that was killed."""
-    client.cancel(everything=True)
-    for _ in client.rollouts():
-        pass

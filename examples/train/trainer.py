@@ -76,7 +76,8 @@ class Trainer:
         Raises: TokensChanged; as `publish`.
         """
         times = [time.monotonic()]
-        batch = rows(sampled.groups)
+        report = sampled.batch.report
+        batch = rows(sampled.batch.groups)
         differences = self.check(batch)
         times.append(time.monotonic())
         lag = float(np.mean([self.version - row.version for row in batch]))
@@ -87,10 +88,10 @@ class Trainer:
         checking_s, training_s, publishing_s = np.diff(times).tolist()
         return Step(
             number=number,
-            reward=float(np.mean(sampled.rewards)),
-            informative=len(sampled.groups) / sampled.seen,
-            failed=sampled.failed,
-            rollouts=len(sampled.rewards) + sampled.failed,
+            reward=report.mean_reward or 0.0,
+            informative=report.informative_share,
+            failed=report.failed.rollouts,
+            rollouts=report.kept.rollouts + report.dropped.rollouts + report.failed.rollouts,
             tokens=sum(int(row.sampled.sum()) for row in batch),
             lag=lag,
             ratio_mean=float(np.mean([each.mean for each in ratios])),
@@ -99,7 +100,7 @@ class Trainer:
             diff_mean=differences.mean,
             diff_max=differences.most,
             checked=differences.tokens,
-            sampling_s=sampled.seconds,
+            sampling_s=sampled.waited_s,
             checking_s=checking_s,
             training_s=training_s,
             publishing_s=publishing_s,

@@ -10,7 +10,6 @@ from examples.train.batches import (
     advantages,
     collate,
     exact,
-    is_informative,
     rows,
 )
 
@@ -34,15 +33,6 @@ def test_advantages_of_a_group_add_up_to_nothing_and_have_unit_deviation(
     assert abs(found.sum()) < 1e-5
     assert found.std() == pytest.approx(1.0 if len(set(rewards)) > 1 else 0.0, abs=1e-5)
     assert np.argsort(found, kind="stable").tolist() == np.argsort(rewards, kind="stable").tolist()
-
-
-def test_a_group_is_informative_if_rewards_of_its_usable_members_differ() -> None:
-    right, wrong = rollout(1.0, [0, 1]), rollout(0.0, [0, 1])
-    failed = rollout(None, [], outcome="failed")
-    assert is_informative([right, wrong])
-    assert not is_informative([right, right])
-    assert not is_informative([right, failed])
-    assert not is_informative([failed])
 
 
 def test_what_the_infrastructure_failed_has_no_row_and_does_not_move_the_mean() -> None:

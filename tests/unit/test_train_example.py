@@ -2,16 +2,17 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine import Rollout
+from engine import Batch, Rollout
+from engine.sampling import BatchReport, Reason
 from examples.train import report, sampling, sums
-from examples.train.sampling import Sampled, batches, mean_reward
+from examples.train.sampling import batches, mean_reward
 from nodes import tokens
 from nodes.agent import ChatmlTemplate
 from nodes.tasks.calculator import last_answer, read_payload
@@ -22,19 +23,25 @@ VOCABULARY = tokens.load()
 
 
 class FakeClient:
-    """Hands out rollouts as `Client.run` does; then is idle for ever."""
+    """Gives batches as `Client.sample` does, each of them for so many prompts."""
 
-    def __init__(self, found: list[Rollout]) -> None:
-        self._found = found
+    def __init__(self, prompts: list[int]) -> None:
+        self._prompts = prompts
         self.asked: dict[str, Any] = {}
 
-    def run(
-        self, _tasks: object, group_size: int, *, in_flight: int, idle: Callable[[], None]
-    ) -> Iterator[Rollout]:
-        self.asked = {"group_size": group_size, "in_flight": in_flight}
-        yield from self._found
-        while True:
-            idle()
+    def sample(
+        self, tasks: Iterator[int], groups: int, group_size: int, **asked: Any
+    ) -> Iterator[Batch]:
+        self.asked = {"groups": groups, "group_size": group_size, **asked}
+        for number, wanted in enumerate(self._prompts):
+            given = len(list(islice(tasks, wanted)))
+            reason: Reason = "complete" if given == wanted else "ended"
+            yield Batch(number, [], reason, "", BatchReport(), is_final=True)
+
+
+def sampled(client: FakeClient, groups: int) -> list[int]:
+    found = batches(client, count(), groups, 8)  # type: ignore[arg-type]
+    return [each.batch.number for each in found]
 
 
 def group(name: str, *rewards: float | None) -> list[Rollout]:
@@ -45,32 +52,18 @@ def group(name: str, *rewards: float | None) -> list[Rollout]:
     ]
 
 
-def sampled(client: FakeClient, groups: int, ahead: int = 1) -> Iterator[Sampled]:
-    return batches(client, iter(()), groups, 2, ahead, lambda: None)  # type: ignore[arg-type]
+def test_sampling_goes_on_while_the_trainer_works_and_paces_itself() -> None:
+    client = FakeClient([3])
+    assert sampled(client, groups=2) == [0]
+    asked = client.asked
+    assert (asked["groups"], asked["group_size"], asked["keep"]) == (2, 8, "dapo")
+    assert (asked["ahead"], asked["staleness"], asked["staleness_bound"]) == (1, "pace", 1)
 
 
-def test_a_batch_has_so_many_informative_groups_and_counts_the_others() -> None:
-    a, b, c, d = group("a", 1, 0), group("b", 1, 1), group("c", 0, None), group("d", 0, 1)
-    client = FakeClient([a[0], b[0], d[0], b[1], *c, a[1], d[1]])
-    batch = next(sampled(client, groups=2))
-    assert [members[0].group_id for members in batch.groups] == ["a", "d"]
-    assert (batch.seen, batch.failed, sorted(batch.rewards)) == (4, 1, [0, 0, 0, 1, 1, 1, 1])
-    assert client.asked == {"group_size": 2, "in_flight": 8}
-
-
-def test_the_next_batch_begins_where_the_last_one_ended() -> None:
-    client = FakeClient([*group("a", 1, 0), *group("b", 1, 1), *group("c", 0, 1)])
-    first, second = islice(sampled(client, groups=1), 2)
-    assert (first.seen, second.seen) == (1, 2)
-    assert [members[0].group_id for members in second.groups] == ["c"]
-
-
-def test_a_batch_that_does_not_come_has_a_deadline_and_a_name(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sampling, "BATCH_S", -1.0)
-    with pytest.raises(TimeoutError, match="a batch of 3 groups"):
-        next(sampled(FakeClient([]), groups=3))
+def test_prompts_end_when_too_few_groups_are_informative() -> None:
+    most = 2 * sampling.PROMPTS
+    assert sampled(FakeClient([most, most, 1]), groups=2) == [0, 1, 2]
+    assert sampled(FakeClient([most, most + 1, 1]), groups=2) == [0]
 
 
 def test_a_mean_of_nothing_is_no_reward_of_zero() -> None:
