@@ -3,7 +3,7 @@
     make train
 
 A tiny transformer does sums in several turns, each with a call of the calculator. Warmed up on
-transcripts that often slip (they guess, stop early, skip a step), it is right in some cases. Then
+transcripts that often slip (they guess, stop early, do the wrong thing), it is right at times. Then
 torch trains it on the CPU on what real vLLM samples, and new weights are published after every step
 while the next batch is being sampled. Files, in the order in which data flows:
 

@@ -19,7 +19,7 @@ from . import sums
 SAMPLING = "train"  # its name in the broker
 AHEAD = 1  # batches that fill while the trainer works on one: they are a version older
 PROMPTS = 40  # for each group of a batch; a policy that is always right has no more to learn
-EVALUATION_SEED = 10_007  # of problems that training does not draw
+EVALUATION_SEED = 10_007  # not the one that training draws with
 EVALUATION_S = 600.0
 
 

@@ -1,8 +1,8 @@
 """Sums in a few steps: what the policy is asked, and how a pupil would go about it.
 
-    sum_ = draw(random.Random(7))
-    sum_.question  # "Start with 12. Add 7. Multiply by 3. What is the result?"
-    task(sum_, "t-1")  # of rollmq's task kind `calculator`
+    problem = draw(random.Random(7))
+    problem.question  # "Start with 4. Add 7. Multiply by 3. What is the result?"
+    tasks("train", seed=7)  # of rollmq's task kind `calculator`, without an end
 
 Job: draw problems, make tasks of them, and write the transcripts that the warm-up learns from.
 Does not know: models, or rollouts.
@@ -20,11 +20,12 @@ from nodes.agent import ChatmlTemplate, Message, ToolCall
 from nodes.backends.tiny_conversations import SIGNS, SPEC, Part, written
 from nodes.tasks.calculator import SYSTEM
 
-Slip = Literal["", "guess", "stop early", "skip a step"]
+Slip = Literal["", "guess", "stop early", "wrong operation"]
 SLIPS: tuple[Slip, ...] = get_args(Slip)[1:]
-MOST_STEPS = 3
-LARGEST = 20
-TURNS = 5  # a sum of three steps takes four
+MOST_STEPS = 2
+LARGEST, LARGEST_FACTOR = 9, 5
+MOST_GUESSED = 99
+TURNS = 4  # a sum of two steps takes three
 TURN_TOKENS = 64  # a call takes 36
 CONTEXT_TOKENS = 1024  # of topology.yaml's server
 WALL_S = 500.0  # a busy machine is slow, and that is not the policy's doing
@@ -75,17 +76,14 @@ class Sum:
 
 
 def draw(chance: random.Random) -> Sum:
-    """Return a sum of one to three steps."""
-    return Sum(chance.randint(2, LARGEST), tuple(_step(chance) for _ in range(_count(chance))))
-
-
-def _count(chance: random.Random) -> int:
-    return chance.randint(1, MOST_STEPS)
+    """Return a sum of one or two steps, of small numbers."""
+    steps = tuple(_step(chance) for _ in range(chance.randint(1, MOST_STEPS)))
+    return Sum(chance.randint(2, LARGEST), steps)
 
 
 def _step(chance: random.Random) -> Step:
     verb = chance.choice(tuple(SIGNS))
-    return Step(verb, chance.randint(2, 9 if verb == "Multiply by" else LARGEST))
+    return Step(verb, chance.randint(2, LARGEST_FACTOR if verb == "Multiply by" else LARGEST))
 
 
 def tasks(name: str, seed: int) -> Iterator[Task]:
@@ -114,24 +112,28 @@ def transcript(
     prompt = template.opening(asked, [SPEC])
     parts: list[Part] = [(prompt, False)]
     value = problem.start
-    for step in _followed(problem, slip, chance):
+    for words, step in _followed(problem, slip, chance):
         call = ToolCall(SPEC.name, {"expression": step.expression(value)})
-        said = written(Message("assistant", "", step.text(), (call,)))
+        said = written(Message("assistant", "", words, (call,)))
         value = step.apply(value)
         answer = [Message("tool", str(value), name=SPEC.name)]
         parts += [(said, True), (template.following(prompt, said, answer, [SPEC]), False)]
     if slip == "guess":
-        value = chance.randint(2, 100)
+        value = chance.randint(2, MOST_GUESSED)
     return [*parts, (written(Message("assistant", f"<answer>{value}</answer>")), True)]
 
 
-def _followed(problem: Sum, slip: Slip, chance: random.Random) -> tuple[Step, ...]:
-    steps = problem.steps
-    if slip == "guess":
-        return ()
-    if slip == "stop early" and len(steps) > 1:
-        return steps[: chance.randint(1, len(steps) - 1)]
-    if slip == "skip a step" and len(steps) > 1:
-        left_out = chance.randrange(len(steps))
-        return tuple(step for number, step in enumerate(steps) if number != left_out)
-    return steps
+def _followed(problem: Sum, slip: Slip, chance: random.Random) -> list[tuple[str, Step]]:
+    """Return what is said at each step, and what is then done."""
+    followed = [(step.text(), step) for step in problem.steps]
+    match slip:
+        case "guess":
+            return []
+        case "stop early":
+            return followed[:-1]
+        case "wrong operation":
+            at = chance.randrange(len(followed))
+            said, step = followed[at]
+            others = [verb for verb in SIGNS if verb != step.verb]
+            followed[at] = (said, Step(chance.choice(others), step.number))
+    return followed

@@ -75,7 +75,7 @@ def test_a_mean_of_nothing_is_no_reward_of_zero() -> None:
 def test_the_same_seed_draws_the_same_tasks_and_their_kind_reads_them() -> None:
     first, again = (list(islice(sums.tasks("t", 5), 50)) for _ in range(2))
     assert [task.payload for task in first] == [task.payload for task in again]
-    assert len({task.payload["question"] for task in first}) > 40
+    assert len({task.payload["question"] for task in first}) > 30
     for task in first:
         assert read_payload(task.payload).result == task.payload["result"]
 
