@@ -3,6 +3,8 @@
 # make check  what CI runs: lint, types, tests
 # make vllm   vLLM on CPU in an environment of its own, a tiny model, and every test that needs them
 # make trl    TRL and verl in an environment of their own, and every test that needs them
+# make train  a tiny policy learns on this machine, sampled through rollmq: out-train/
+# make train-short  a few steps of it, and its tests: what CI runs
 # make bench  every bench: tables, JSON and plots in bench/results
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ TRL    := .venv-trl
 TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
 
-.PHONY: run test check lint vllm trl bench clean
+.PHONY: run test check lint vllm trl train train-short bench clean
 
 run: $(VENV)/.run
 	$(BIN)/rollmq tasks reasoning-gym \
@@ -39,6 +41,13 @@ vllm: $(VENV)/.test $(MODELS)/.made
 
 trl: $(VENV)/.test $(MODELS)/.made $(TRL_STAMP)
 	$(BIN)/python -m pytest -m trl
+
+train: $(MODELS)/.pupil
+	$(VLLM)/bin/python -m examples.train --out out-train
+
+train-short: $(VENV)/.test $(MODELS)/.pupil
+	$(BIN)/python -m pytest -m train
+	$(VLLM)/bin/python -m examples.train --out out-train --steps 10 --gain 0.1
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
@@ -88,5 +97,19 @@ $(MODELS)/conversations.npz: nodes/backends/tiny_conversations.py nodes/tasks/ca
   nodes/data/tokenizer.json | $(VENV)/.test
 	$(BIN)/python -m nodes.backends.tiny_conversations $@
 
+# The trainer runs in vLLM's environment, which has torch.
+$(VLLM)/.train: pyproject.toml $(VLLM_STAMP)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	touch $@
+
+# What `make train` starts from: a model that knows how sums are done, and often slips.
+$(MODELS)/.pupil: examples/train/sums.py examples/train/transcripts.py \
+  nodes/backends/tiny_model.py nodes/data/tokenizer.json | $(VLLM)/.train
+	$(VLLM)/bin/python -m examples.train.transcripts $(MODELS)/pupil.npz
+	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/pupil \
+	  --conversations $(MODELS)/pupil.npz --steps 800
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(TRL) .cache out out-tasks.jsonl run build *.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRL) .cache out out-train out-tasks.jsonl run build *.egg-info
+	rm -rf examples/train/run

@@ -1,5 +1,6 @@
 """Where a batch's work went: sums over rollouts and reports."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
@@ -11,11 +12,14 @@ from .records import BatchReport, Member, Tally, Verdict
 def tally(members: Iterable[Member]) -> Tally:
     """Return what these rollouts have spent, as no group."""
     ended = list(members)
+    rewards = [member.reward for member in ended if member.reward is not None]
     return Tally(
         0,
         len(ended),
         sum(member.tokens for member in ended),
         sum(member.seconds for member in ended),
+        len(rewards),
+        math.fsum(rewards),
     )
 
 

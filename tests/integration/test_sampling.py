@@ -76,7 +76,11 @@ def test_batches_hold_informative_groups_only(site: Site) -> None:
             assert len(group) == 4
             assert {rollout.reward for rollout in group} == {0.0, 1.0}
         assert batch.report.kept.groups == 3
-        assert batch.report.dropped.groups > 0
+        dropped = batch.report.dropped
+        assert dropped.groups > 0
+        assert batch.report.mean_reward == pytest.approx(
+            (6 + dropped.rewarded) / (12 + dropped.rewarded)
+        )
 
 
 def test_a_source_that_ends_leaves_a_last_batch(site: Site) -> None:
