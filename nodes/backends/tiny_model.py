@@ -1,13 +1,15 @@
-"""Make a tiny language model that calls a calculator: small, but real enough to be served.
+"""Make a tiny language model that calls tools: small, but real enough to be served.
 
     python -m nodes.backends.tiny_model DIR --conversations FILE [--seed N] [--steps N]
 
 It needs torch and transformers, which the environment of vLLM has and rollmq's own does not; so it
 imports nothing of rollmq but the tokenizer. `tiny_conversations` makes FILE.
 
-Job: a Qwen3 of two layers with the tokenizer that comes with rollmq, trained for a minute, saved as
-a directory that vLLM and transformers load without a network. Without steps its weights are random.
-Does not know: vLLM, or whether its arithmetic is right; what it learns is the form.
+Job: a Qwen3 of two layers with the tokenizer that comes with rollmq, trained for a minute or two,
+saved as a directory that vLLM and transformers load without a network. Without conversations its
+weights are random.
+Does not know: vLLM, or whether its arithmetic is right. Of calculators it learns the form; the few
+demonstrations it learns by heart.
 Invariants: the same seed, steps and machine give the same weights. Only what the model writes in a
 conversation counts.
 """
@@ -27,8 +29,8 @@ import numpy.typing as npt
 from ..tokens import END, FILE, START, load
 
 CONTEXT_TOKENS = 4096
-BATCH = 16
-WHOLE_EVERY = 8  # batches with the system message, which is long and always the same
+BATCH, WHOLE_BATCH = 16, 4
+WHOLE_EVERY = 8  # steps, of which two see the system message: it is long and mostly the same
 LEARNING_RATE = 3e-3
 WARM_UP_STEPS = 30
 IGNORED = -100  # the label of what the model reads
@@ -43,27 +45,46 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """A conversation: token_ids int32 [n], written uint8 [n] (by the model)."""
+    """A conversation: token_ids int32 [n], written uint8 [n] (by the model).
+
+    The system message is over at `question_at`. Without it, places go on counting as with it.
+    """
 
     token_ids: npt.NDArray[np.int32]
     written: npt.NDArray[np.uint8]
+    question_at: int
+    start: int = 0
+
+    def cut(self) -> "Sample":
+        """Return the conversation without its system message."""
+        at = self.question_at
+        return Sample(self.token_ids[at:], self.written[at:], at, at)
 
 
 class Conversations:
-    """What `tiny_conversations` wrote, in order of length."""
+    """What `tiny_conversations` wrote: sums in order of length, and demonstrations."""
 
     def __init__(self, file: Path) -> None:
         with np.load(file) as found:
             ids, written, ends = found["token_ids"], found["written"], found["ends"]
-            self.question_at = int(found["question_at"])
-        cuts = zip([0, *ends[:-1]], ends, strict=True)
-        samples = [Sample(ids[start:end], written[start:end]) for start, end in cuts]
-        self._samples = sorted(samples, key=lambda each: len(each.token_ids))
+            places, shown = found["question_at"].tolist(), found["shown"].tolist()
+        cuts = zip([0, *ends[:-1]], ends, places, strict=True)
+        samples = [Sample(ids[start:end], written[start:end], at) for start, end, at in cuts]
+        sums = [each for each, is_shown in zip(samples, shown, strict=True) if not is_shown]
+        self._sums = sorted(sums, key=lambda each: len(each.token_ids))
+        self._shown = [each for each, is_shown in zip(samples, shown, strict=True) if is_shown]
 
-    def draw(self, chance: np.random.Generator, count: int) -> list[Sample]:
-        """Return so many neighbours: of about the same length, so that little is padded."""
-        at = int(chance.integers(0, len(self._samples) - count + 1))
-        return self._samples[at : at + count]
+    def batch(self, chance: np.random.Generator, step: int) -> list[Sample]:
+        """Return a step's batch: sums and demonstrations in turn, mostly without system message."""
+        is_whole = step % WHOLE_EVERY < 2
+        count = WHOLE_BATCH if is_whole else BATCH
+        if step % 2:
+            count = min(count, len(self._shown))
+            drawn = [self._shown[at] for at in chance.permutation(len(self._shown))[:count]]
+        else:  # neighbours are of about the same length, so that little is padded
+            at = int(chance.integers(0, len(self._sums) - count + 1))
+            drawn = self._sums[at : at + count]
+        return drawn if is_whole else [each.cut() for each in drawn]
 
 
 def make_model(vocabulary: int, end: int, seed: int) -> Any:
@@ -99,9 +120,7 @@ def train(model: Any, conversations: Conversations, steps: int, seed: int) -> No
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     began = time.monotonic()
     for step in range(steps):
-        whole = step % WHOLE_EVERY == 0
-        samples = conversations.draw(chance, BATCH // 4 if whole else BATCH)
-        loss = _loss(model, samples, 0 if whole else conversations.question_at)
+        loss = _loss(model, conversations.batch(chance, step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -116,27 +135,27 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP_STEPS) * max(0.05, 1.0 - step / max(steps, 1))
 
 
-def _loss(model: Any, samples: Sequence[Sample], start: int) -> Any:
+def _loss(model: Any, samples: Sequence[Sample]) -> Any:
     """Return the mean loss of what the model writes; logits are computed there alone."""
     import torch  # noqa: PLC0415 - not in rollmq's own environment
 
-    ids, labels = (torch.from_numpy(array) for array in _batch(samples, start))
-    places = torch.arange(start, start + ids.shape[1]).expand(ids.shape)
+    ids, labels, places = (torch.from_numpy(array) for array in _batch(samples))
     hidden = model.model(input_ids=ids, position_ids=places).last_hidden_state[:, :-1]
     wanted = labels[:, 1:]
     counts = wanted != IGNORED
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[counts]), wanted[counts])
 
 
-def _batch(samples: Sequence[Sample], start: int) -> tuple[npt.NDArray[np.int64], ...]:
-    width = max(len(each.token_ids) for each in samples) - start
+def _batch(samples: Sequence[Sample]) -> tuple[npt.NDArray[np.int64], ...]:
+    width = max(len(each.token_ids) for each in samples)
     ids = np.zeros((len(samples), width), dtype=np.int64)
     labels = np.full((len(samples), width), IGNORED, dtype=np.int64)
     for row, each in enumerate(samples):
-        length = len(each.token_ids) - start
-        ids[row, :length] = each.token_ids[start:]
-        labels[row, :length] = np.where(each.written[start:], ids[row, :length], IGNORED)
-    return ids, labels
+        length = len(each.token_ids)
+        ids[row, :length] = each.token_ids
+        labels[row, :length] = np.where(each.written, each.token_ids, IGNORED)
+    starts = np.array([[each.start] for each in samples])
+    return ids, labels, starts + np.arange(width)
 
 
 def save(model: Any, directory: Path, file: Path = FILE) -> None:
@@ -163,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--conversations", type=Path, help="what to train on")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1000)
     chosen = parser.parse_args(arguments)
     import torch  # noqa: PLC0415 - not in rollmq's own environment
 

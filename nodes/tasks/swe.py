@@ -4,8 +4,9 @@
               "repository": "", "base_commit": "", "test_patch": "",
               "FAIL_TO_PASS": ["tests/test_a.py::test_b"], "PASS_TO_PASS": [], "talk": {...}}
 
-`archive` is a file of the worker's host that is unpacked; without it the image of the sandbox has
-the repository at `repository`, as images of SWE-bench have it at /testbed.
+`archive` is a file of the worker's host that is unpacked; a small repository may stand in the task
+itself instead, as `files`: {path: text}. Without either the image of the sandbox has the repository
+at `repository`, as images of SWE-bench have it at /testbed.
 
 Job: prompt, conversation, patch; then the patch and the tests in a fresh sandbox.
 Does not know: how a repository is handled (`swe_repository`), or sandbox providers.
@@ -50,6 +51,9 @@ class Payload:
     archive: Annotated[Text, "a tar.gz on the worker's host, unpacked without its first folder"] = (
         ""
     )
+    files: Annotated[dict[str, str], "a small repository: path to text"] = field(
+        default_factory=dict
+    )
     repository: Annotated[Text, "where the repository is inside; empty: where it is unpacked"] = ""
     base_commit: Annotated[Text, "to check out; empty: as it is"] = ""
     test_patch: Annotated[Long, "the tests, applied after the model's patch"] = ""
@@ -58,12 +62,12 @@ class Payload:
     talk: Annotated[Talk, "how the conversation is held"] = field(default_factory=_talk)
 
 
-_read = payload_reader(Payload)
+read_payload = payload_reader(Payload)
 
 
 async def init(context: Context) -> Output:
     """Write the messages that open the conversation."""
-    payload = _read(context.task.payload)
+    payload = read_payload(context.task.payload)
     return opening(SYSTEM.format(path=payload.repository or UNPACKED), payload.problem_statement)
 
 
@@ -76,11 +80,11 @@ async def _started(context: Context, payload: Payload) -> Sandbox:
 
 async def run(context: Context) -> Output:
     """Let the model change the repository, and take the patch."""
-    payload = _read(context.task.payload)
+    payload = read_payload(context.task.payload)
     sandbox = await _started(context, payload)
     try:
         repository = Repository(sandbox, payload.repository)
-        await repository.prepare(payload.archive, payload.base_commit)
+        await repository.prepare(payload.archive, payload.base_commit, payload.files)
         async with toolset(payload.talk, sandbox, repository.path) as made:
             result = await hold(context, payload.talk, made.tools)
         patch = await repository.patch()
@@ -91,14 +95,14 @@ async def run(context: Context) -> Output:
 
 async def eval(context: Context) -> Output:  # noqa: A001 - the stage's name
     """Apply the patch in a fresh sandbox and run the tests: 1 if all that should pass do."""
-    payload = _read(context.task.payload)
+    payload = read_payload(context.task.payload)
     patch = context.data["run"]["patch"]
     if not patch.strip():
         return _scored(payload, "no patch", {})
     sandbox = await _started(context, payload)
     try:
         repository = Repository(sandbox, payload.repository)
-        await repository.prepare(payload.archive, payload.base_commit)
+        await repository.prepare(payload.archive, payload.base_commit, payload.files)
         ids = (*payload.FAIL_TO_PASS, *payload.PASS_TO_PASS)
         tests = sorted({each.partition("::")[0] for each in ids})
         keep_out = (*DECIDES, *tests, *changed_files(payload.test_patch))

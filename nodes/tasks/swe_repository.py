@@ -8,8 +8,9 @@ step that fails without the agent's doing is a BoundaryError.
 
 import secrets
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 
@@ -41,8 +42,12 @@ class Repository:
         self.path = path or UNPACKED
         self._base = ""
 
-    async def prepare(self, archive: str, commit: str) -> None:
-        """Unpack `archive`, a tar.gz of this host, if it is named; go to `commit`, if it is named.
+    async def prepare(
+        self, archive: str, commit: str, files: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Unpack `archive`, a tar.gz of this host, and write `files`; then go to `commit`.
+
+        Each may be empty: then the repository is there already, or stays as it is.
 
         Raises: BoundaryError("sandbox"), without retry where the instance itself is at fault.
         """
@@ -51,6 +56,8 @@ class Repository:
             where = shlex.quote(self.path)
             unpack = f"mkdir -p {where} && tar -xzf {ARCHIVE} --strip-components=1 -C {where}"
             await self._must(f"{unpack} && rm {ARCHIVE}", cwd="/work")
+        for path, text in files.items():
+            await self.write(path, text.encode())
         start = f"{GIT} init -q && {GIT} add -A -f && {GIT} commit -q -m base"
         await self._must(f"test -e .git || {{ {start}; }}")
         if commit:
