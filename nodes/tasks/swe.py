@@ -94,27 +94,68 @@ async def run(context: Context) -> Output:
 
 
 async def eval(context: Context) -> Output:  # noqa: A001 - the stage's name
-    """Apply the patch in a fresh sandbox and run the tests: 1 if all that should pass do."""
+    """Apply the patch in a fresh sandbox and run the tests: 1 if all that should pass do.
+
+    Before that is believed, the tests run once more, made to fail at their end: whoever reports
+    them as passed then is not believed.
+    """
     payload = read_payload(context.task.payload)
     patch = context.data["run"]["patch"]
     if not patch.strip():
         return _scored(payload, "no patch", {})
+    found = await _tested(context, payload, patch)
+    scored = _scored(payload, found.why, found.outcomes)
+    if scored.reward == 1.0 and (liars := await _liars(context, payload, patch)):
+        why = f"made to fail, and reported as passed: {', '.join(liars)}"
+        return _scored(payload, why[:1000], {})
+    return scored
+
+
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """Outcomes by test id, or why there are none; and the tests that were made to fail."""
+
+    why: str
+    outcomes: dict[str, str]
+    made_to_fail: frozenset[str] = frozenset()
+
+    @property
+    def liars(self) -> list[str]:
+        """The tests that passed although they were made to fail."""
+        return sorted(each for each in self.made_to_fail if self.outcomes.get(each) == "passed")
+
+
+async def _liars(context: Context, payload: Payload, patch: str) -> list[str]:
+    """Return the required tests that pass with the patch whatever happens, and not without it."""
+    found = (await _tested(context, payload, patch, is_control=True)).liars
+    if not found:
+        return []
+    always = (await _tested(context, payload, "", is_control=True)).liars
+    return [each for each in found if each not in always]
+
+
+async def _tested(
+    context: Context, payload: Payload, patch: str, *, is_control: bool = False
+) -> _Tested:
+    """Run the tests in a fresh sandbox with the patch; in a control run, those made to fail."""
+    ids = (*payload.FAIL_TO_PASS, *payload.PASS_TO_PASS)
+    tests = sorted({each.partition("::")[0] for each in ids})
     sandbox = await _started(context, payload)
     try:
         repository = Repository(sandbox, payload.repository)
         await repository.prepare(payload.archive, payload.base_commit, payload.files)
-        ids = (*payload.FAIL_TO_PASS, *payload.PASS_TO_PASS)
-        tests = sorted({each.partition("::")[0] for each in ids})
         keep_out = (*DECIDES, *tests, *changed_files(payload.test_patch))
-        if not await repository.apply(patch, keep_out):
-            return _scored(payload, "the patch does not apply", {})
+        if patch and not await repository.apply(patch, keep_out):
+            return _Tested("the patch does not apply", {})
         if payload.test_patch and not await repository.apply(payload.test_patch):
             why = f"{payload.instance_id}: test_patch does not apply"
             raise BoundaryError("evaluator", why, retry=False)
+        changed = await repository.make_fail(ids) if is_control else set()
         outcomes = await repository.outcomes(tests, payload.test_cpu_s)
     finally:
         await sandbox.stop()
-    return _scored(payload, "" if outcomes else "the tests reported nothing", outcomes)
+    why = "" if outcomes else "the tests reported nothing"
+    return _Tested(why, outcomes, frozenset(changed))
 
 
 def _scored(payload: Payload, why: str, outcomes: dict[str, str]) -> Output:

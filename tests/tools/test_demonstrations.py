@@ -12,9 +12,7 @@ from ..agent_kit import call
 from .kinds import play
 
 pytestmark = pytest.mark.timeout(600)
-EVERY = [
-    task for kind in SHOWN for task in load_tasks(kind, EXAMPLES / f"{kind}.jsonl", 10**9, {})
-]
+EVERY = [task for kind in SHOWN for task in load_tasks(kind, EXAMPLES / f"{kind}.jsonl", 10**9, {})]
 
 
 @pytest.mark.parametrize("task", EVERY, ids=[task["task_id"] for task in EVERY])
@@ -32,8 +30,9 @@ def test_a_demonstration_is_token_by_token_what_a_rollout_holds_and_is_right(
     ran, scored = play(kind, task["payload"], *says, provider=provider)
     learned = shown_conversation(kind, task)
     assert scored.reward == 1.0
-    assert ran.trajectory.token_ids.tolist() == np.concatenate(
-        [ids for ids, _ in learned.parts]
-    ).tolist()
+    assert (
+        ran.trajectory.token_ids.tolist()
+        == np.concatenate([ids for ids, _ in learned.parts]).tolist()
+    )
     mask = [by_model for ids, by_model in learned.parts for _ in ids]
     assert ran.trajectory.loss_mask.tolist() == mask

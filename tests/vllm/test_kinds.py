@@ -98,7 +98,9 @@ def test_every_rollout_ends_by_the_models_doing_and_none_fails(
     assert len(rollouts) == GROUP_SIZE * examples
     assert {rollout.outcome for rollout in rollouts} <= {"completed", "truncated"}
     assert not [failure for rollout in rollouts for failure in rollout.failures]
-    assert all(rollout.reward in {0.0, 1.0} or rollout.task_id == "code-runs" for rollout in rollouts)
+    assert all(
+        rollout.reward in {0.0, 1.0} or rollout.task_id == "code-runs" for rollout in rollouts
+    )
 
 
 def test_what_the_model_sampled_ran_in_sandboxes_and_was_rewarded(

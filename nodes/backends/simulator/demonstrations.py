@@ -4,8 +4,8 @@ r"""Turns that were written beforehand, for tasks that no solver here understand
 
 Job: find the conversation in a prompt, and say its next turn.
 Does not know: tasks, tools or scores. The turns come with example tasks and with `rollmq tasks
---demonstrations`; nothing is looked up in a task.
-Invariants: a call's `answer`, which others learn from, is not looked at. The turn depends on the prompt alone: on the user's first message, and on how many turns
+--demonstrations`; nothing is looked up in a task. The `answer` of a call is for those who learn.
+Invariants: the turn depends on the prompt alone: on the user's first message, and on how many turns
 there were since. A conversation that is not to be right gives up instead.
 """
 
