@@ -13,7 +13,8 @@ Does not know: how a repository is handled (`swe_repository`), or sandbox provid
 Invariants: the patch is the only thing that reaches the second sandbox. Files that decide how tests
 run, and the tests themselves, are not taken from it. All of FAIL_TO_PASS and PASS_TO_PASS have to
 pass. A patch that is absent or does not apply scores 0; a test patch that does not apply is a
-failure. docs/tasks.md says what could still be forged.
+failure. A success counts only if a control run, in which the tests cannot pass, reports no success.
+docs/tasks.md says what could still be forged.
 """
 
 from dataclasses import dataclass, field
