@@ -66,16 +66,21 @@ $(VLLM_STAMP):
 	touch $@
 
 # The trained model, and one with random weights: another checkpoint.
-$(MODELS)/.made: nodes/backends/tiny_model.py $(MODELS)/conversations.npz $(VLLM_STAMP)
+$(MODELS)/.made: nodes/backends/tiny_model.py $(MODELS)/conversations.npz \
+  $(MODELS)/demonstrations.npz $(VLLM_STAMP)
 	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny \
-	  --conversations $(MODELS)/conversations.npz
+	  --conversations $(MODELS)/conversations.npz --demonstrations $(MODELS)/demonstrations.npz
 	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/other --seed 99
 	touch $@
 
-# What a model reads of its tools and tasks is a part of what it learns.
-$(MODELS)/conversations.npz: nodes/backends/tiny_conversations.py nodes/data/tokenizer.json \
-  $(wildcard nodes/agent/*.py nodes/tasks/*.py nodes/tools/*.py nodes/data/examples/*) | $(VENV)/.test
+$(MODELS)/conversations.npz: nodes/backends/tiny_conversations.py nodes/tasks/calculator.py \
+  nodes/data/tokenizer.json | $(VENV)/.test
 	$(BIN)/python -m nodes.backends.tiny_conversations $@
+
+# What a model reads of its tools and tasks is a part of what it learns.
+$(MODELS)/demonstrations.npz: nodes/backends/tiny_demonstrations.py nodes/data/tokenizer.json \
+  $(wildcard nodes/agent/*.py nodes/tasks/*.py nodes/tools/*.py nodes/data/examples/*) | $(VENV)/.test
+	$(BIN)/python -m nodes.backends.tiny_demonstrations $@
 
 clean:
 	rm -rf $(VENV) $(VLLM) .cache out out-tools out-tasks.jsonl run build *.egg-info

@@ -17,8 +17,8 @@ from nodes.commands import tasks
 
 from ..sandbox_kit import IMAGE, need
 
-pytestmark = pytest.mark.timeout(600)
-START_S = 120.0
+pytestmark = pytest.mark.timeout(900)
+START_S = 300.0
 SUMS = """def total(numbers):
     found = 0
     for n in numbers:
