@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nodes.backends.tiny_conversations import SHOWN, shown_conversation
-from nodes.tasks.loading import EXAMPLES, load_tasks
+from nodes.backends.tiny_demonstrations import KINDS, conversation, examples
 
 from ..agent_kit import call
 from .kinds import play
