@@ -22,7 +22,7 @@ from engine.output import read_rollouts
 from nodes.commands import tasks
 
 from ..sandbox_kit import IMAGE, need
-from ..vllm_kit import CONTEXT_TOKENS
+from ..vllm_kit import CONTEXT_TOKENS, START_S
 from .test_exactness import topology, turns_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
@@ -38,6 +38,7 @@ PROVIDERS = ["bubblewrap", pytest.param("apptainer", marks=pytest.mark.apptainer
 def settings(url: str, provider: str) -> str:
     """Return a topology with a server that is there, and sandboxes of one provider."""
     found = json.loads(topology({"url": url}))
+    found["timeouts"] = {"start_s": START_S}
     found["sandboxes"] = {"provider": provider, "pool": 4}
     if provider == "apptainer":
         found["sandboxes"]["images"] = {"base": os.environ[IMAGE]}
