@@ -1,8 +1,11 @@
-# make run    set up what is needed and run the main job: reasoning tasks through the whole topology
+# make run    set up what is needed and run the main job: reasoning tasks through the whole topology,
+#             then tasks with tools, in sandboxes where bubblewrap or Apptainer is there
 # make test   set up and run every test
 # make check  what CI runs: lint, types, tests
 # make vllm   vLLM on CPU in an environment of its own, a tiny model, and every test that needs them
 # make trl    TRL and verl in an environment of their own, and every test that needs them
+# make train  a tiny policy learns on this machine, sampled through rollmq: out-train/
+# make train-short  a few steps of it, and its tests: what CI runs
 # make bench  every bench: tables, JSON and plots in bench/results
 
 PYTHON ?= python3
@@ -13,13 +16,15 @@ TRL    := .venv-trl
 TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
 
-.PHONY: run test check lint vllm trl bench clean
+.PHONY: run test check lint vllm trl train train-short bench clean
 
 run: $(VENV)/.run
 	$(BIN)/rollmq tasks reasoning-gym \
 	  --names gcd,lcm,chain_sum,basic_arithmetic,number_sorting,spell_backward \
 	  --count 120 --seed 7 --out out-tasks.jsonl
 	$(BIN)/rollmq run topology.yaml --tasks out-tasks.jsonl --group-size 8 --out out --overwrite
+	$(BIN)/rollmq tasks examples --for topology.yaml --out out-tasks.jsonl
+	$(BIN)/rollmq run topology.yaml --tasks out-tasks.jsonl --group-size 8 --out out-tools --overwrite
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -32,13 +37,20 @@ lint: $(VENV)/.test
 check: lint test
 
 vllm: $(VENV)/.test $(MODELS)/.made
-	$(BIN)/python -m pytest -m vllm
+	$(BIN)/python -m pytest -m 'vllm and not apptainer'
 	$(BIN)/rollmq check topology-vllm.yaml --json > /dev/null
 	$(BIN)/rollmq tasks calculator --count 8 --seed 7 --out out-tasks.jsonl
 	$(BIN)/rollmq run topology-vllm.yaml --tasks out-tasks.jsonl --group-size 4 --out out --overwrite
 
 trl: $(VENV)/.test $(MODELS)/.made $(TRL_STAMP)
 	$(BIN)/python -m pytest -m trl
+
+train: $(MODELS)/.pupil
+	$(VLLM)/bin/python -m examples.train --out out-train
+
+train-short: $(VENV)/.test $(MODELS)/.pupil
+	$(BIN)/python -m pytest -m train
+	$(VLLM)/bin/python -m examples.train --out out-train --steps 10 --gain 0.1
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
@@ -78,9 +90,10 @@ $(TRL_STAMP): pyproject.toml
 	touch $@
 
 # The trained model, and one with random weights: another checkpoint.
-$(MODELS)/.made: nodes/backends/tiny_model.py $(MODELS)/conversations.npz $(VLLM_STAMP)
+$(MODELS)/.made: nodes/backends/tiny_model.py $(MODELS)/conversations.npz \
+  $(MODELS)/demonstrations.npz $(VLLM_STAMP)
 	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny \
-	  --conversations $(MODELS)/conversations.npz
+	  --conversations $(MODELS)/conversations.npz --demonstrations $(MODELS)/demonstrations.npz
 	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/other --seed 99
 	touch $@
 
@@ -88,5 +101,24 @@ $(MODELS)/conversations.npz: nodes/backends/tiny_conversations.py nodes/tasks/ca
   nodes/data/tokenizer.json | $(VENV)/.test
 	$(BIN)/python -m nodes.backends.tiny_conversations $@
 
+# What a model reads of its tools and tasks is a part of what it learns.
+$(MODELS)/demonstrations.npz: nodes/backends/tiny_demonstrations.py nodes/data/tokenizer.json \
+  $(wildcard nodes/agent/*.py nodes/tasks/*.py nodes/tools/*.py nodes/data/examples/*) | $(VENV)/.test
+	$(BIN)/python -m nodes.backends.tiny_demonstrations $@
+
+# The trainer runs in vLLM's environment, which has torch.
+$(VLLM)/.train: pyproject.toml $(VLLM_STAMP)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	touch $@
+
+# What `make train` starts from: a model that knows how sums are done, and often slips.
+$(MODELS)/.pupil: examples/train/sums.py examples/train/transcripts.py \
+  nodes/backends/tiny_model.py nodes/data/tokenizer.json | $(VLLM)/.train
+	$(VLLM)/bin/python -m examples.train.transcripts $(MODELS)/pupil.npz
+	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/pupil \
+	  --conversations $(MODELS)/pupil.npz --steps 800
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(TRL) .cache out out-tasks.jsonl run build *.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRL) .cache out out-* run build *.egg-info
+	rm -rf examples/train/run

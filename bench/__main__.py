@@ -10,6 +10,7 @@ BENCHES = (
     "bench.tokens",
     "bench.failover",
     "bench.cancel",
+    "bench.sampling",
     "bench.tools",
     "bench.stages",
 )

@@ -68,7 +68,7 @@ async def eval(context: Context) -> Output:  # noqa: A001 - named as the stage
     """Reward, or ask a judge that says a lot."""
     if _stays(context):
         _note(context, "there")
-        session = f"judge of {context.rollout_id}.{context.attempt}"
+        session = f"{context.rollout_id}.{context.attempt}"
         prompt = tokens.load().opening([("user", QUESTION + context.rollout_id)])
         try:
             await context.model.generate(session, prompt, Sampling(max_tokens=CONTEXT_TOKENS))

@@ -7,10 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from .vllm_kit import TINY, served
 
 FIGURES = pytest.StashKey[list[str]]()
+
+
+settings.register_profile("patient", deadline=None)  # a busy machine's pause is no failure
+settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ SPEC = Spec(
     margin=1.5,
     in_flight=256,
 )
-REPORT = BatchReport(Tally(2, 16, 4096, 31.5), stopped_early=1, refilled=3, seconds=4.5)
+REPORT = BatchReport(Tally(2, 16, 4096, 31.5, 16, 6.5), stopped_early=1, refilled=3, seconds=4.5)
 BATCH = Sealed(2, "ended", "no more prompts", (3, 7), ("g-3-1",), ("g-7-0",), REPORT, last=True)
 QUESTION = (Buffer("question", "json", (15,)), b'{"ask": "list"}')
 ANSWER = (Buffer("answer", "json", (2,)), b"[]")

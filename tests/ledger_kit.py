@@ -241,7 +241,7 @@ class Driver:
         """Say how an attempt ended; `size_bytes` is what it leaves."""
         size_bytes = fields.pop("size_bytes", 0)
         stage = fields.pop("stage", self.stages[worker_id])
-        if status == "failed":
+        if status in {"failed", "lost"}:
             failure = Failure(stage, attempt, "sandbox", "SandboxError", "no space", "node")
             fields.setdefault("failure", failure)
         message = StageResult(

@@ -63,6 +63,8 @@ class Promises:
         for rollout_id, lease in self._leases.items():
             if (rollout_id, *lease[:2]) not in named:
                 rollout = self._books.rollouts[rollout_id]
+                if rollout.state == "stopping" and rollout.submission.sampling is not None:
+                    continue  # what ended has decided its group
                 now = (rollout.worker_id, rollout.attempt, rollout.deadline)
                 assert rollout.state == "leased", f"{rollout_id}: {message} ended {lease}"
                 assert now == lease, f"{rollout_id}: {message} renewed {lease}"

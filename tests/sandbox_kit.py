@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,22 @@ import pytest
 
 from nodes.sandboxes.apptainer import Apptainer
 from nodes.sandboxes.bubblewrap import Bubblewrap
-from nodes.sandboxes.contract import Owner
+from nodes.sandboxes.contract import Limits, Owner, Sandbox
 from nodes.sandboxes.process import Process
 
 IMAGE = "ROLLMQ_TEST_IMAGE"  # a SIF file or directory with Python, for tests with Apptainer
 REQUIRED = "ROLLMQ_TEST_ALL"  # set: a missing provider fails its tests
 OWNER = Owner("g-0:0", 1, "init-0-000000000000")
+S = 60.0
+MIB = 1024 * 1024
+SMALL = Limits(memory_bytes=256 * MIB, processes=32, disk_bytes=8 * MIB, output_bytes=4096)
+ISOLATING = ("bubblewrap", pytest.param("apptainer", marks=pytest.mark.apptainer))
+ALL = (*ISOLATING, "process")
+
+Play = Callable[..., None]
+Scene = Callable[[Sandbox], Awaitable[None]]
+everywhere = pytest.mark.parametrize("provider", ALL)
+isolated = pytest.mark.parametrize("provider", ISOLATING)
 
 
 def make_provider(name: str, place: Path) -> Any:
@@ -63,3 +75,10 @@ def processes_below(place: Path) -> list[int]:
         if f"{place}/b" in told:
             found.append(int(path.name))
     return found
+
+
+async def until(sandbox: Sandbox, command: list[str], wanted: bytes) -> None:
+    """Run a command inside until it says what is wanted; there is a deadline."""
+    deadline = time.monotonic() + S
+    while (done := await sandbox.exec(command, timeout_s=S)).stdout != wanted:
+        assert time.monotonic() < deadline, done

@@ -259,11 +259,9 @@ class Client:
                     sampling.take()
         finally:
             with self._lock:
-                if sampling.is_over or sampling_id is None:
-                    sampling.close()
-                else:
-                    sampling.leave()
-                self._pump(0.0)
+                sampling.quit()
+                if not self._socket.closed:
+                    self._pump(0.0)
 
     def close_sampling(self, sampling_id: str) -> None:
         """Cancel what is open of a sampling that was left, and let the broker forget it."""

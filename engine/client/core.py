@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import (
     BrokerUnreachable,
@@ -47,6 +47,7 @@ from ..messages import (
 from ..messages import Replaced as ReplacedMessage
 from ..records import TRAJECTORY, Rollout, Trajectory
 from ..wire import read_body, read_buffer
+from .listener import Listener
 from .sequence import Sequence
 
 ACK_BATCH = 32  # results acknowledged in one message; fewer when the caller waits
@@ -80,30 +81,6 @@ class Question:
     doubt: str = ""
 
 
-class Listener(Protocol):
-    """A sampling, as far as the core hands it what comes for it."""
-
-    def add(self, rollout: Rollout) -> None:
-        """Take a result."""
-        ...
-
-    def hear(self, message: Wanted | Judged | Batch) -> None:
-        """Take what the broker says of the sampling."""
-        ...
-
-    def step(self, wait_s: float) -> None:
-        """Go on with what is to be submitted, waiting so long for a prompt at the most."""
-        ...
-
-    def refuse(self, why: str) -> None:
-        """Take that the broker will not have it."""
-        ...
-
-    def welcome(self) -> None:
-        """Tell a broker that has just welcomed us how far we are."""
-        ...
-
-
 @dataclass(slots=True)
 class Core:
     """Everything that a client knows. Times are seconds of any clock that never goes back."""
@@ -117,13 +94,15 @@ class Core:
     owed: int = 0  # results still to come, by the broker's last word
     message_bytes: int = sys.maxsize  # the largest that we and the broker may send
     idle: bool = False  # the broker has confirmed that it owes nothing
-    samplings: dict[str, "Listener"] = field(default_factory=dict)
+    samplings: dict[str, Listener] = field(default_factory=dict)
+    _unclaimed: dict[str, list[Rollout]] = field(default_factory=dict)  # by sampling, not open here
+    _left: dict[str, int] = field(default_factory=dict)  # samplings not open, with batches taken
     _ended: dict[str, None] = field(default_factory=dict)  # samplings that were closed here
     _submissions: dict[str, Submission] = field(default_factory=dict)
     _questions: dict[str, Question] = field(default_factory=dict)
     _received: Sequence = field(default_factory=Sequence)
     _acked: Sequence = field(default_factory=Sequence)
-    _expected: set[str] = field(default_factory=set)
+    _expected: dict[str, str] = field(default_factory=dict)  # accepted, with their sampling
     _to_ack: list[int] = field(default_factory=list)
     _to_hold: list[int] = field(default_factory=list)
     _ticked_at: float = 0.0
@@ -203,7 +182,9 @@ class Core:
         self._to_ack, self._to_hold = [], []
 
     def leave(self) -> None:
-        """Flush and say goodbye."""
+        """Quit what is open, flush and say goodbye."""
+        for sampling in list(self.samplings.values()):
+            sampling.quit()
         self.flush()
         if self.welcome is not None:
             self._send(Goodbye())
@@ -352,7 +333,9 @@ class Core:
         if submission is not None:
             submission.accepted = True
             fresh = set(submission.message.rollout_ids).difference(repeated)
-            self._expected |= fresh
+            name = submission.message.sampling_id
+            if name not in self._ended:
+                self._expected.update(dict.fromkeys(fresh, name))
             self.owed += len(fresh)
             self._activity += 1
 
@@ -407,14 +390,20 @@ class Core:
             self._again(message)
             return
         self._received.add(message.seq)
-        self._expected.discard(message.rollout_id)
+        self._expected.pop(message.rollout_id, None)
         self._activity += 1
         self.owed -= 1
         sampling = self.samplings.get(message.sampling_id)
         if sampling is not None:
             sampling.add(rollout_from(message, body))
-        else:
+        elif not message.sampling_id:
             self.results.append(rollout_from(message, body))
+        elif message.sampling_id in self._ended:
+            self.acknowledge([message.seq])
+        else:
+            unclaimed = self._unclaimed.setdefault(message.sampling_id, [])
+            unclaimed.append(rollout_from(message, body))
+            self.hold(message.seq)
 
     def _of_sampling(self, sampling_id: str, message: Wanted | Judged | Batch) -> None:
         if sampling_id in self.samplings:
@@ -426,9 +415,30 @@ class Core:
         else:
             self.hold(message.seq)
 
+    def open_sampling(self, sampling_id: str, sampling: Listener) -> tuple[list[Rollout], int]:
+        """Hand a sampling what comes for it from now on.
+
+        Return what has come already, and how many of its batches were taken here before: the broker
+        may not have heard of the last.
+        """
+        self.samplings[sampling_id] = sampling
+        self._ended.pop(sampling_id, None)
+        return self._unclaimed.pop(sampling_id, []), self._left.pop(sampling_id, 0)
+
+    def leave_sampling(self, sampling_id: str, rollouts: list[Rollout], taken: int) -> None:
+        """Keep what has come for a sampling, and what will, for whoever opens it again."""
+        del self.samplings[sampling_id]
+        self._unclaimed[sampling_id] = rollouts
+        self._left[sampling_id] = taken
+
     def end_sampling(self, sampling_id: str) -> None:
-        """Close a sampling; told again to a broker that restarts."""
+        """Close a sampling, which is not open here; told again to a broker that restarts."""
+        self.forget(rollout.seq for rollout in self._unclaimed.pop(sampling_id, []))
         self._ended[sampling_id] = None
+        self._left.pop(sampling_id, None)
+        ours = [name for name, sampling in self._expected.items() if sampling == sampling_id]
+        for rollout_id in ours:
+            del self._expected[rollout_id]
         self.say(EndSample(sampling_id))
 
     def say(self, message: Message) -> None:

@@ -6,12 +6,11 @@ Invariants: a prompt is submitted once, in order, unless the broker asks for ref
 batch is acknowledged before the caller is done with it.
 """
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
-from ..errors import Refused, SourceFailed, StateLost
+from ..errors import ClientError, Refused, SourceFailed, StateLost
 from ..messages import Batch as BatchMessage
 from ..messages import Judged, Sample, Wanted
 from ..records import Rollout, Task
@@ -95,6 +94,7 @@ class Sampling:
         self._core = core
         self._spec = spec
         self._name = name or f"sampling-{uuid4().hex[:12]}"
+        self._lasts = name is not None
         self._source = Source(tasks, patience_s)
         self._prompts: dict[int, Prompt] = {}
         self._flying: list[Submission] = []
@@ -102,14 +102,15 @@ class Sampling:
         self._skipped = 0  # prompts that an earlier life of the trainer had submitted
         self._next = 0
         self._told_end = False
-        self._taken = 0
         self._batches: dict[int, BatchMessage] = {}
         self._given: Batch | None = None
+        self._unsettled: dict[int, Batch] = {}  # given, and the report will change
         self._decided = Sequence()  # prompts, counted from 1, of which nothing is needed any more
         self._over = False
         self._error: Exception | None = None
-        core.samplings[self._name] = self
-        self._adopt_earlier()
+        earlier, self._taken = core.open_sampling(self._name, self)
+        for rollout in earlier:
+            self.add(rollout)
         self.welcome()
 
     @property
@@ -120,32 +121,29 @@ class Sampling:
     def step(self, wait_s: float) -> None:
         """Submit what is wanted, as far as the source gives it, waiting a moment for it.
 
-        Raises: Refused; StateLost; what a submit was refused with.
+        What goes wrong is raised by `batch`: not to whoever moves messages for all samplings.
         """
-        if self._error is not None:
-            raise self._error
-        self._flying = [submission for submission in self._flying if not answered(submission)]
-        if self._wanted is None or self._told_end:
+        try:
+            self._flying = [each for each in self._flying if not answered(each)]
+        except ClientError as wrong:
+            self._error = wrong
+        if self._error is not None or self._wanted is None:
             return
         for prompt, rollouts in self._wanted.refills:
             self._refill(prompt, rollouts)
-        self._source.ask(self._wanted.prompts)
-        while self._next < self._wanted.prompts:
-            task = self._source.take(wait_s)
-            if task is None:
-                break
-            self._submit(task)
-        if self._source.end and not self._flying:
-            self._told_end = True
-            self._tell()
+        if not self._told_end:
+            self._submit_wanted(self._wanted.prompts, wait_s)
 
     def batch(self) -> Batch | None:
         """Return the next batch once all of its results are here; it is then the caller's.
 
-        Raises: SourceFailed after the last one, if the source did not just end.
+        Raises: SourceFailed after the last one, if the source did not just end; Refused; StateLost;
+        what a submit was refused with.
         """
+        if self._error is not None:
+            raise self._error
         message = self._batches.get(self._taken)
-        if message is None or not self._is_here(message.batch):
+        if self._wanted is None or message is None or not self._is_here(message.batch):
             return None
         sealed = message.batch
         if sealed.last and not sealed.prompts and _is_empty(sealed.report):
@@ -153,6 +151,8 @@ class Sampling:
             self._fail(sealed)
             return None
         self._given = self._build(message)
+        if not message.final:
+            self._unsettled[sealed.number] = self._given
         return self._given
 
     def take(self) -> None:
@@ -174,18 +174,26 @@ class Sampling:
             self._over = True
             self._fail(sealed)
 
+    def quit(self) -> None:
+        """Leave a sampling that has a name of the caller's and is not over; close any other."""
+        if self._core.samplings.get(self._name) is not self:
+            return
+        if self._lasts and not self._over:
+            self.leave()
+        else:
+            self.close()
+
     def leave(self) -> None:
         """Take part no more; the broker keeps the sampling for whoever opens it again."""
         self._source.close()
         for submission in self._flying:
             self._core.give_up(submission)
-        self._core.samplings.pop(self._name, None)
+        held = [each for prompt in self._prompts.values() for each in prompt.rollouts.values()]
+        self._core.leave_sampling(self._name, held, self._taken)
 
     def close(self) -> None:
         """Leave, have what is open cancelled, and let the broker forget the sampling."""
         self.leave()
-        for prompt in self._prompts.values():
-            self._core.forget(rollout.seq for rollout in prompt.rollouts.values())
         self._core.end_sampling(self._name)
 
     def add(self, rollout: Rollout) -> None:
@@ -206,11 +214,14 @@ class Sampling:
             case Judged():
                 for number, _ in message.verdicts:
                     self._drop(number)
-            case BatchMessage():
-                self._batches[message.batch.number] = message
-                given = self._given
-                if given is not None and given.number == message.batch.number:
-                    given.report, given.is_final = message.batch.report, message.final
+            case BatchMessage(_, sealed, final):
+                if sealed.number >= self._taken:
+                    self._batches[sealed.number] = message
+                given = self._unsettled.get(sealed.number)
+                if given is not None:
+                    given.report, given.is_final = sealed.report, final
+                if final:
+                    self._unsettled.pop(sealed.number, None)
 
     def refuse(self, why: str) -> None:
         """Take that the broker will not have this sampling."""
@@ -227,10 +238,22 @@ class Sampling:
 
     def _resume(self, message: Wanted) -> None:
         if self._wanted is None:
-            self._taken = message.taken
             self._skipped = message.accepted
-        elif message.accepted < self._wanted.accepted or message.taken < self._taken - 1:
+        elif message.accepted < self._wanted.accepted or message.taken < self._wanted.taken:
             self._error = StateLost("the broker has forgotten a sampling that it had accepted")
+        self._taken = max(self._taken, message.taken)  # the first may be from before we left it
+        self._batches = {n: each for n, each in self._batches.items() if n >= self._taken}
+
+    def _submit_wanted(self, prompts: int, wait_s: float) -> None:
+        self._source.ask(prompts)
+        while self._next < prompts:
+            task = self._source.take(wait_s)
+            if task is None:
+                break
+            self._submit(task)
+        if self._source.is_over and not self._flying:
+            self._told_end = True
+            self._tell()
 
     def _submit(self, task: Task) -> None:
         number, self._next = self._next, self._next + 1
@@ -250,13 +273,13 @@ class Sampling:
                 self._send(number, prompt, prompt.task, rollouts)
 
     def _send(self, number: int, prompt: Prompt, task: Task, rollouts: int) -> None:
-        group = f"{self._name}-{number}"
+        group, size = f"{self._name}-{number}", self._spec.group_size
         names = [f"{group}-{member}" for member in range(prompt.submitted, rollouts)]
         prompt.submitted = rollouts
-        message, body = submit_message(
-            task, self._spec.group_size, group, names, 0, (self._name, number)
-        )
-        self._flying.append(self._core.submit(message, body, wait=True))
+        for first in range(0, len(names), size):
+            some = names[first : first + size]
+            message, body = submit_message(task, size, group, some, 0, (self._name, number))
+            self._flying.append(self._core.submit(message, body, wait=True))
 
     def _drop(self, number: int) -> None:
         self._decided.add(number + 1)
@@ -292,14 +315,6 @@ class Sampling:
     def _fail(self, sealed: Sealed) -> None:
         if sealed.reason in {"failed", "blocked", "filter", "full"}:
             raise SourceFailed(sealed.why) from self._source.error
-
-    def _adopt_earlier(self) -> None:
-        """Take over results that came before this call: an earlier life's."""
-        ours = [each for each in self._core.results if each.sampling_id == self._name]
-        others = [each for each in self._core.results if each.sampling_id != self._name]
-        self._core.results = deque(others)
-        for rollout in ours:
-            self.add(rollout)
 
 
 def _is_empty(report: BatchReport) -> bool:

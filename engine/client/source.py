@@ -54,6 +54,12 @@ class Source:
             return None
 
     @property
+    def is_over(self) -> bool:
+        """Whether no more tasks come, and every one that came was taken."""
+        with self._changed:
+            return bool(self.end) and not self._ready
+
+    @property
     def why(self) -> str:
         """Why no more tasks come, for people."""
         match self.end:

@@ -21,10 +21,10 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from isal.isal_zlib import crc32
+from msgspec import Struct
 
 from ..errors import DiskFull, JournalError
 from ..files import sync_directory
@@ -36,8 +36,7 @@ Place = tuple[int, int]  # segment and offset: what tells bodies apart
 Frames = Sequence[memoryview]
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(Struct, frozen=True):
     """Where a body lies: `length` bytes at `offset` of a segment, with this CRC-32."""
 
     segment: int

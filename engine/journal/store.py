@@ -26,6 +26,7 @@ from threading import Lock
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from ..errors import DiskFull, JournalError
 from ..files import sync_directory
@@ -74,8 +75,7 @@ COMMIT;
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """One entry that the journal kept; `location` is None without a body, or once released."""
 
     position: int
@@ -85,8 +85,7 @@ class Stored:
     location: Location | None
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(Struct, frozen=True):
     """A new entry, and its body's frames where it has one."""
 
     position: int
@@ -97,8 +96,7 @@ class Append:
     frames: Frames
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True):
     """A value that replaces its key's former one."""
 
     position: int
@@ -106,24 +104,21 @@ class Put:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(Struct, frozen=True):
     """A key's value goes."""
 
     position: int
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(Struct, frozen=True):
     """Every entry of these orders that came before goes."""
 
     position: int
     orders: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """A body goes; its entry stays."""
 
     position: int

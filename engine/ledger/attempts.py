@@ -5,6 +5,8 @@ A finished result of any attempt is taken while none is committed; whatever else
 changes nothing. Work that a worker's end interrupted is given to others without blame, unless the
 worker's own bus side saw whose code was running. Where nobody saw, rollouts that were there at two
 such ends run alone from then on, so that one which kills its workers convicts itself and no other.
+Where what a rollout had pinned is gone, it begins again, a few times; then that counts like any
+failure.
 """
 
 from msgspec.structs import replace
@@ -39,6 +41,7 @@ from .states import LIVE, RUNNING
 
 KEPT_FAILURES = 20  # a rollout's result names its last failures; all of them are in the journal
 NOBODY = "-"  # no rollout has this id: nobody is to blame
+MOST_LOSSES = 5  # of what a rollout had pinned: more, and it is what ends it
 FORGET_LEASES = 10  # a worker unheard of for this many leases must say hello again
 
 
@@ -213,6 +216,7 @@ def rewind_lost_hosts(books: Books, now: float) -> None:
 def rewind(books: Books, rollout: LedgerRollout, now: float, why: str) -> None:
     """Void a rollout's checkpoints and put it back to the first stage; also used at restart."""
     books.unqueue(rollout)
+    books.unlease(rollout)
     rollout.step("rewind", now, why)
     books.pin(rollout, "")
     books.held_bytes -= rollout.size_bytes
@@ -362,11 +366,23 @@ def _timing(
 
 
 def _unfinished(books: Books, rollout: LedgerRollout, message: StageResult, now: float) -> None:
-    if message.status != "failed" or message.failure is None:
+    if message.status not in {"failed", "lost"} or message.failure is None:
         books.release(rollout, now, f"attempt {message.attempt} {message.status}")
         return
     failure = replace(message.failure, stage=message.stage, attempt=message.attempt)
-    fail(books, rollout, failure, now, retry=message.retry)
+    if message.status == "lost" and rollout.host and rollout.losses < MOST_LOSSES:
+        _begin_again(books, rollout, failure, now)
+    else:
+        fail(books, rollout, failure, now, retry=message.retry)
+
+
+def _begin_again(books: Books, rollout: LedgerRollout, failure: Failure, now: float) -> None:
+    """Put a rollout back to the first stage whose pin is gone; its attempts count anew."""
+    note_failure(books, rollout, failure, counted=True)
+    rewind(books, rollout, now, "what it had pinned is gone")
+    rollout.losses += 1
+    books.counts["pins_lost"] += 1
+    books.out += [Keep(rollout.order, Rewound(lost=True)), FreeBody(rollout.order)]
 
 
 def fail(

@@ -7,7 +7,7 @@ for all samplings together, so none can wait for room that another one holds.
 import inspect
 from collections.abc import Iterable
 
-from ..messages import Batch, EndSample, Judged, Refusal, Sample, Wanted
+from ..messages import Batch, EndSample, Judged, Refusal, Sample, Submit, Wanted
 from ..messages.trainer import RefusalCode
 from ..sampling import (
     Complete,
@@ -23,7 +23,7 @@ from ..sampling import (
 )
 from .books import Books, reward_of
 from .instructions import ForgetValue, KeepValue
-from .rollouts import LedgerRollout, LedgerSampling, Submission
+from .rollouts import LedgerClient, LedgerRollout, LedgerSampling, Submission
 from .states import LIVE
 
 POLICY = "policy_version"  # the key that it is journalled under
@@ -42,6 +42,7 @@ def sample(books: Books, client_id: str, message: Sample, now: float) -> None:
         return
     sampler = sampling.sampler
     _acknowledge(books, sampling, sampler.take(message.taken), now)
+    books.offer_credit()
     sampler.end_source(message.source, message.given, message.why, now)
     sampling.changed = True
     sampling.told = (-1, ())  # an answer, in any case
@@ -54,21 +55,45 @@ def end_sample(books: Books, client_id: str, message: EndSample, now: float) -> 
     sampling = books.samplings.pop((client_id, message.sampling_id), None)
     if sampling is None:
         return
-    everything = [s for submissions in sampling.submissions.values() for s in submissions]
+    books.out.append(ForgetValue(sampling.key))
+    everything = list(_submissions(sampling))
+    for submission in everything:
+        submission.sampling, submission.closed = None, True
     books.stop([m for s in everything for m in s.members], now, "its sampling is closed")
     _acknowledge(books, sampling, list(sampling.submissions), now)
-    for submission in everything:
-        submission.sampling = None
-    books.out.append(ForgetValue(sampling.key))
+    books.offer_credit()
 
 
-def refusal(books: Books, submission: Submission | None, client_id: str, name: str) -> str:
-    """Return why a submit for this sampling is wrong; empty if it is not."""
-    sampling = books.samplings.get((client_id, name))
+def close_again(books: Books, now: float) -> None:
+    """Carry on, after a restart, with the end of samplings that were closed before it."""
+    live: list[LedgerRollout] = []
+    for rollout in list(books.rollouts.values()):
+        if rollout.submission.closed and rollout.result is not None:
+            client = books.clients[rollout.submission.client_id]
+            books.acknowledge(client, rollout.result.seq, now)
+        elif rollout.submission.closed and rollout.state in LIVE:
+            live.append(rollout)
+    books.stop(live, now, "its sampling is closed")
+
+
+def refusal(books: Books, client: LedgerClient, message: Submit, fresh: int) -> str:
+    """Return why a submit for a sampling, with so many new rollouts, is wrong; empty if it is not.
+
+    One with nothing new is a repeat, and right even if the sampling is closed by now.
+    """
+    sampling = books.samplings.get((client.client_id, message.sampling_id))
+    if not fresh:
+        return ""
     if sampling is None:
-        return f"sampling_id: {name!r} is not open"
-    if submission is not None and submission.sampling is not sampling:
-        return f"sampling_id: its group is not of {name!r}"
+        return f"sampling_id: {message.sampling_id!r} is not open"
+    group = client.submissions.get(message.group_id)
+    if group and (group[0].sampling, group[0].prompt) != (sampling, message.prompt):
+        return f"prompt: its group is not prompt {message.prompt} of {message.sampling_id!r}"
+    others = sampling.submissions.get(message.prompt)
+    if others and not group:
+        return f"group_id: prompt {message.prompt} is group {others[0].group_id!r}"
+    if not sampling.sampler.allows(message.prompt, fresh):
+        return f"rollout_ids: {fresh} are not what prompt {message.prompt} wants"
     return ""
 
 
@@ -83,10 +108,10 @@ def accepted(submission: Submission, now: float) -> None:
 def no_room(books: Books, client_id: str, name: str, why: str, now: float) -> None:
     """End a sampling that can never be given room: all that is held is its kind's own."""
     sampling = books.samplings.get((client_id, name))
-    if sampling is None or any(other.sampler.sealed for other in books.samplings.values()):
+    if sampling is None or any(map(_makes_room, books.samplings.values())):
         return
     ours = (r.submission.sampling is not None for r in books.rollouts.values() if _is_held(r))
-    if not any(other.sampler.live for other in books.samplings.values()) and all(ours):
+    if all(ours):
         sampling.sampler.abort("full", why, now)
         sampling.changed = True
 
@@ -114,14 +139,6 @@ def new_policy(books: Books, version: int, now: float) -> None:
         ]
         sampling.sampler.age(version, live, now)
         sampling.changed = True
-
-
-def forget_client(books: Books, client_id: str) -> None:
-    """Let go of the samplings of a client that is gone for long, and is owed nothing."""
-    for key, sampling in list(books.samplings.items()):
-        if sampling.client_id == client_id:
-            del books.samplings[key]
-            books.out.append(ForgetValue(sampling.key))
 
 
 def forgotten(submission: Submission) -> None:
@@ -252,6 +269,14 @@ def _is_held(rollout: LedgerRollout) -> bool:
     return rollout.state != "acked"
 
 
+def _makes_room(sampling: LedgerSampling) -> bool:
+    """Whether its rollouts end, or its trainer acknowledges some, without more room."""
+    sampler = sampling.sampler
+    judged = (s for prompt in sampler.verdicts for s in sampling.submissions.get(prompt, ()))
+    untaken = any(batch.number >= sampler.taken for batch in sampler.sealed)
+    return bool(sampler.live or untaken) or any(s.unacked for s in judged)
+
+
 def _first_version(rollout: LedgerRollout) -> int | None:
     """Return the oldest weights that a rollout under way can have sampled from, if any."""
     if rollout.state not in LIVE or rollout.state == "stopping":
@@ -293,6 +318,7 @@ def _carry_out(books: Books, sampling: LedgerSampling, now: float) -> None:
 
 
 def _tell_again(sampling: LedgerSampling) -> None:
+    _forget_verdicts(sampling)
     sampler = sampling.sampler
     verdicts = tuple(sampler.verdicts.items())
     if verdicts:
@@ -302,20 +328,36 @@ def _tell_again(sampling: LedgerSampling) -> None:
 
 
 def _ask_for_more(books: Books) -> None:
-    """Want prompts, in turn among samplings, while slots are free that none was promised."""
+    """Want prompts while slots are free that none was promised, for whoever has the least first."""
     waiting = [s for s in books.samplings.values() if _may_want(books, s)]
     if not waiting:
         return
-    every = [sampling.sampler for sampling in books.samplings.values()]
-    used = sum(s.live + s.promised * s.spec.group_size for s in every)
+    used = sum(_used(books, sampling) for sampling in books.samplings.values())
     slots = sum(worker.slots for worker in books.workers.values() if not worker.silent)
+    share = slots // len(waiting)  # a source that is slow keeps no more than its share idle
     while waiting and used < slots:
-        sampling = waiting.pop(0)
+        sampling = min(waiting, key=lambda sampling: _used(books, sampling))
+        waiting.remove(sampling)
+        promised = _promised(books, sampling)
+        if promised and promised >= share:
+            continue
         sampling.sampler.want()
         sampling.changed = True
         used += sampling.sampler.spec.group_size
         if _may_want(books, sampling):
             waiting.append(sampling)
+
+
+def _promised(books: Books, sampling: LedgerSampling) -> int:
+    """Return how many rollouts were asked for and may come: none while the trainer is away."""
+    if not books.clients[sampling.client_id].connected:
+        return 0
+    return sampling.sampler.promised * sampling.sampler.spec.group_size
+
+
+def _used(books: Books, sampling: LedgerSampling) -> int:
+    """Return how many rollouts are under way or were asked for."""
+    return sampling.sampler.live + _promised(books, sampling)
 
 
 def _may_want(books: Books, sampling: LedgerSampling) -> bool:

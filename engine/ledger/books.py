@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from heapq import heappush
 from typing import Literal
 
-from ..messages import Cancelled, Message, Result
+from ..messages import Cancelled, Credit, Message, Result
 from ..records import Outcome, Receipt, Usage
 from ..sampling import FILTERS, Filter
 from .instructions import Acked, Deliver, Ended, FreeBody, Instruction, Keep, StopAttempts, Tell
@@ -205,7 +205,11 @@ class Books:
         if rollout.submission.sampling is not None:
             self.unjudged.append(rollout)
         self.out.append(Keep(rollout.order, Ended(rollout.result)))
-        self.deliver(client)
+        if rollout.submission.closed:
+            self.acknowledge(client, rollout.result.seq, now)
+            self.offer_credit()
+        else:
+            self.deliver(client)
         self.report_cancelled(rollout, receipt)
 
     def end_cancelled(self, rollout: LedgerRollout, usage: Usage, now: float) -> None:
@@ -272,6 +276,17 @@ class Books:
             self.out.append(FreeBody(submission.order))
         rollout.result = None
         self.acked.append((now, rollout))
+
+    def offer_credit(self) -> None:
+        """Tell clients that were refused as full how much would be taken now."""
+        rollouts = self.rules.rollouts - self.held_rollouts
+        room_bytes = self.rules.bytes - self.held_bytes
+        if rollouts <= 0 or room_bytes <= 0:
+            return
+        for client in self.clients.values():
+            if client.waits_for_credit and client.connected:
+                client.waits_for_credit = False
+                self.tell(client.client_id, Credit(rollouts, room_bytes))
 
     def hold(self, client: LedgerClient, seq: int) -> None:
         """Note that the trainer has a result and keeps it; it stays owed until acknowledged."""

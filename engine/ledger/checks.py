@@ -2,7 +2,7 @@
 
 from ..errors import LedgerError
 from .books import ISOLATED, Books
-from .rollouts import LedgerRollout
+from .rollouts import LedgerRollout, LedgerSampling
 from .states import LIVE, RUNNING
 
 
@@ -17,6 +17,8 @@ def validate(books: Books) -> None:
     _check_queues(books)
     _check_clients(books)
     _check_totals(books)
+    for sampling in books.samplings.values():
+        _check_sampling(sampling)
 
 
 def _require(holds: bool, what: str, rollout: LedgerRollout | None = None) -> None:  # noqa: FBT001
@@ -84,13 +86,16 @@ def _check_clients(books: Books) -> None:
         _require(client.unacked == len(unacked), f"{client.client_id}: unacked adds up")
         ended = {member.rollout_id for member in members if member.state == "ended"}
         _require({r.rollout_id for r in client.ended.values()} == ended, "every end has a number")
-        both = client.delivered & set(client.pending)
-        _require(not both, "a result is delivered or pending")
+        both = client.delivered & set(client.pending) | client.held & {
+            *client.delivered,
+            *client.pending,
+        }
+        _require(not both, "a result is delivered, held or pending")
         sizes = [client.ended[seq].size_bytes for seq in client.delivered]
         _require(client.delivered_bytes == sum(sizes), "delivered bytes add up")
         bounded = len(sizes) <= 1 or client.delivered_bytes <= books.rules.client_bytes
         _require(bounded, "delivered bytes are bounded")
-        every = client.delivered | set(client.pending)
+        every = client.delivered | client.held | set(client.pending)
         _require(every <= set(client.ended), "only ended rollouts are delivered")
         if client.connected:
             _require(every == set(client.ended), "every ended rollout is on its way")
@@ -109,3 +114,23 @@ def _check_totals(books: Books) -> None:
         for rollout_id in cancel.waiting:
             state = books.rollouts[rollout_id].state
             _require(state == "stopping", f"cancel {cancel.cancel_id} waits for what stops")
+
+
+def _check_sampling(sampling: LedgerSampling) -> None:
+    sampler, name = sampling.sampler, sampling.sampling_id
+    sizes, live = sampler.sizes(), 0
+    batches = [prompt for batch in sampler.sealed for prompt in batch.prompts]
+    for prompt, submissions in sampling.submissions.items():
+        members = [member for submission in submissions for member in submission.members]
+        ended = sum(member.ended_as is not None for member in members)
+        live += len(members) - ended
+        known = sizes.get(prompt, (ended, ended)) == (len(members), ended)
+        _require(known, f"{name}: rollouts of prompt {prompt} add up")
+        mine = all(submission.sampling is sampling for submission in submissions)
+        _require(mine, f"{name}: submissions of prompt {prompt} are its own")
+    _require(set(sizes) <= set(sampling.submissions), f"{name}: every group has rollouts")
+    _require(sampler.live == live, f"{name}: rollouts under way add up")
+    _require(sampler.kept < sampler.spec.groups, f"{name}: a full batch is complete")
+    _require(len(set(batches)) == len(batches), f"{name}: a group is in one batch")
+    _require(not set(batches) & set(sampler.verdicts), f"{name}: a group of a batch is not judged")
+    _require(not (sampler.is_over and sampler.open), f"{name}: nothing is open in the end")

@@ -225,4 +225,9 @@ class Acked(Record, frozen=True):
 
 
 class Rewound(Record, frozen=True):
-    """Entry: the checkpoints before this are void."""
+    """Entry: the checkpoints before this are void.
+
+    lost: what the rollout had pinned is gone, and not its whole host.
+    """
+
+    lost: bool = False

@@ -8,7 +8,6 @@ from ..messages import (
     Accepted,
     Ack,
     Cancel,
-    Credit,
     Hello,
     Refusal,
     Submit,
@@ -101,7 +100,7 @@ def ack(books: Books, client_id: str, message: Ack, now: float) -> None:
         for seq in [seq for seq in client.delivered if first <= seq <= last]:
             books.hold(client, seq)
     books.deliver(client)
-    offer_credit(books)
+    books.offer_credit()
 
 
 def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
@@ -126,19 +125,6 @@ def cancel(books: Books, client_id: str, message: Cancel, now: float) -> None:
         batches.cancel_all(books, client.client_id, now)
     if not pending.waiting and key in books.cancels:
         books.answer_cancel(pending)
-
-
-def offer_credit(books: Books) -> None:
-    """Tell clients that were refused as full how much would be taken now."""
-    rules = books.rules
-    rollouts = rules.rollouts - books.held_rollouts
-    room_bytes = rules.bytes - books.held_bytes
-    if rollouts <= 0 or room_bytes <= 0:
-        return
-    for client in books.clients.values():
-        if client.waits_for_credit and client.connected:
-            client.waits_for_credit = False
-            books.tell(client.client_id, Credit(rollouts, room_bytes))
 
 
 def book_submission(books: Books, entry: Submitted, order: int) -> Submission:
@@ -227,9 +213,7 @@ def _refusal(
             where = known.submission.group_id
             return "conflict", f"rollout_id {rollout_id} is in group {where} already"
     if message.sampling_id:
-        group = client.submissions.get(message.group_id)
-        first = group[0] if group else None
-        why = batches.refusal(books, first, client.client_id, message.sampling_id)
+        why = batches.refusal(books, client, message, fresh)
         if why:
             return "invalid", why
     return _too_much(books, client, fresh, body_bytes) if fresh else None
@@ -295,25 +279,24 @@ def forget_acked(books: Books, now: float) -> None:
 
 
 def forget_clients(books: Books, now: float) -> None:
-    """Forget clients that are owed nothing and were not heard for the retention time.
+    """Forget clients that are owed nothing, sample nothing and were not heard for long.
 
     Their numbers never come again: whoever comes anew begins above them.
     """
     patience_s = max(books.rules.retention_s, books.rules.lease_s)
-    asking = {client_id for client_id, _ in books.cancels}
+    busy = {client_id for client_id, _ in (*books.cancels, *books.samplings)}
     over = [
         client
         for client in books.clients.values()
         if not client.submissions
         and now - client.heard_at > patience_s
-        and client.client_id not in asking
+        and client.client_id not in busy
     ]
     first_seq = max((client.next_seq for client in over), default=0)
     if first_seq > books.first_seq:
         books.first_seq = first_seq
         books.out.append(KeepValue(FIRST_SEQ, first_seq))
     for client in over:
-        batches.forget_client(books, client.client_id)
         del books.clients[client.client_id]
         books.out.append(ForgetValue(f"client {client.client_id}"))
         books.out.append(DropTrainer(client.client_id))

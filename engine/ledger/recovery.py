@@ -37,6 +37,7 @@ class Recovery:
         """
         if isinstance(entry, Submitted):
             submission = intake.book_submission(self.books, entry, order)
+            submission.closed = bool(entry.sampling_id) and submission.sampling is None
             for rollout in submission.members:
                 rollout.accepted_at = rollout.since = min(entry.at, self._now)
                 self._by_order[rollout.order] = rollout
@@ -54,8 +55,9 @@ class Recovery:
                 self._ended(rollout, result)
             case Acked():
                 self._acked(rollout)
-            case Rewound():
+            case Rewound(lost):
                 attempts.rewind(self.books, rollout, self._now, "recovered")
+                rollout.losses += lost
                 self.books.unqueue(rollout)
 
     def value(self, key: str, value: Any) -> None:
@@ -81,6 +83,7 @@ class Recovery:
         books.out.clear()
         for rollout in self._over.values():
             books.end(rollout, rollout.outcome or "completed", self._now)
+        batches.close_again(books, self._now)
         batches.resume(books, self._now)
         live = [rollout for rollout in books.rollouts.values() if rollout.state == "ready"]
         for rollout in live:

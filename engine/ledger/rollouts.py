@@ -52,6 +52,7 @@ class Submission:
     body_bytes: int
     sampling: LedgerSampling | None = None
     prompt: int = 0
+    closed: bool = False  # of a sampling that was closed: nobody waits for its results
     members: list["LedgerRollout"] = field(default_factory=list)
     unacked: int = 0
     kept: int = 0
@@ -73,6 +74,7 @@ class LedgerRollout:
     seen: int = 0  # the highest attempt ever heard of
     failed: int = 0  # attempts of this stage that count against its limit
     deaths: int = 0  # workers that went for no known reason while at it
+    losses: int = 0  # times that what it had pinned was gone
     worker_id: str = ""
     avoid: str = ""
     deadline: float = 0.0

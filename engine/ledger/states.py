@@ -29,6 +29,7 @@ TRANSITIONS: dict[tuple[State, Action], State] = {
     ("leased", "delay"): "delayed",
     ("leased", "end"): "ended",
     ("leased", "stop"): "stopping",
+    ("leased", "rewind"): "ready",
     ("delayed", "due"): "ready",
     ("delayed", "adopt"): "leased",
     ("delayed", "advance"): "ready",
@@ -47,6 +48,6 @@ MEANING: dict[Action, str] = {
     "delay": "the attempt failed; the next one waits a little",
     "due": "the wait after a failed attempt is over",
     "stop": "cancelled while a worker is at it",
-    "rewind": "the host that it is pinned to is lost; back to the first stage",
+    "rewind": "its host, or what it had pinned there, is lost; back to the first stage",
     "ack": "the trainer has acknowledged the result",
 }

@@ -8,7 +8,7 @@ from .trainer import AnswerCode, Role
 
 Held = tuple[Id, Count]
 EarlyOutcome = Literal["truncated", "agent_timeout"]
-AttemptStatus = Literal["done", "failed", "cancelled", "released"]
+AttemptStatus = Literal["done", "failed", "lost", "cancelled", "released"]
 
 
 class WorkerHello(Record, frozen=True):
@@ -179,7 +179,10 @@ class StageResult(Record, frozen=True):
     rollout_id: Annotated[Id, "the rollout"]
     stage: Annotated[Id, "the stage"]
     attempt: Annotated[Count, "the attempt"]
-    status: Annotated[AttemptStatus, "released: not at fault, give it to another"]
+    status: Annotated[
+        AttemptStatus,
+        "released: not at fault, give it to another; lost: what it had pinned to this host is gone",
+    ]
     work_s: Annotated[Seconds, "seconds in the handler"]
     outcome: Annotated[EarlyOutcome | None, "how the agent ended, if not by finishing"] = None
     final: Annotated[bool, "skip the stages that remain"] = False

@@ -1,9 +1,8 @@
 """One prompt's rollouts, and what may be decided about them."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .records import Member, Sealed, Tally, Verdict
+from .records import Member, Sealed, Spec, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +60,19 @@ class Group:
         """Those of the members that count which have a reward."""
         return [member for member in self.present if member.is_good]
 
+    def stale(self, spec: Spec, version: int) -> list[Member]:
+        """Return those of the good members that are too old under new weights."""
+        if spec.staleness not in {"drop", "refill", "withhold"}:
+            return []
+        least = version - spec.bound
+        return [m for m in self.good if m.policy_version is not None and m.policy_version < least]
+
+    def is_too_old(self, spec: Spec, version: int) -> bool:
+        """Whether a group that was kept can no longer be used as it is."""
+        stale = self.stale(spec, version)
+        return len(stale) == len(self.good) if spec.staleness == "withhold" else bool(stale)
+
     @property
     def live(self) -> int:
         """How many rollouts are under way."""
         return self.accepted - len(self.members)
-
-
-def tally(members: Iterable[Member]) -> Tally:
-    """Return what these rollouts have spent, as no group."""
-    ended = list(members)
-    return Tally(
-        0,
-        len(ended),
-        sum(member.tokens for member in ended),
-        sum(member.seconds for member in ended),
-    )

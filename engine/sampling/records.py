@@ -70,6 +70,8 @@ class Tally(Record, frozen=True):
     rollouts: Annotated[Count, "their rollouts"] = 0
     tokens: Annotated[Count, "tokens sampled"] = 0
     seconds: Annotated[Seconds, "seconds that handlers worked"] = 0.0
+    rewarded: Annotated[Count, "of the rollouts, those with a reward"] = 0
+    reward: Annotated[float, "the sum of their rewards"] = 0.0
 
     def plus(self, other: "Tally") -> "Tally":
         """Return the sum."""
@@ -78,6 +80,8 @@ class Tally(Record, frozen=True):
             self.rollouts + other.rollouts,
             self.tokens + other.tokens,
             self.seconds + other.seconds,
+            self.rewarded + other.rewarded,
+            self.reward + other.reward,
         )
 
 
@@ -105,6 +109,15 @@ class BatchReport(Record, frozen=True):
         """Kept groups over those that the filter judged; 0 if it judged none."""
         judged = self.kept.groups + self.dropped.groups
         return self.kept.groups / judged if judged else 0.0
+
+    @property
+    def mean_reward(self) -> float | None:
+        """Mean over all rollouts that the filter judged, kept or not; None if none has a reward.
+
+        Unlike the mean over the groups of a batch it says how good the policy is.
+        """
+        judged = self.kept.plus(self.dropped)
+        return judged.reward / judged.rewarded if judged.rewarded else None
 
     @property
     def wasted_tokens(self) -> int:

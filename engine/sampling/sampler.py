@@ -4,8 +4,8 @@ Job: say how many prompts are wanted, judge groups as their members end, complet
 what to stop. Events come in as method calls; decisions gather in `decisions`.
 Does not know: the ledger, messages, journal, clock (`now` is an argument, in seconds) or who asks.
 Invariants: a group has one verdict in the end, and is in at most one batch; a complete batch has as
-many groups as were asked for; every rollout accepted is counted in exactly one tally of one report
-(what is carried is counted a second time, as such).
+many groups as were asked for; every rollout accepted before the last batch is final is counted in
+exactly one tally of one report (what is carried is counted a second time, as such).
 """
 
 import sys
@@ -18,9 +18,10 @@ from msgspec.structs import replace
 
 from ..errors import FilterError
 from .filters import Filter
-from .groups import Complete, Decision, Group, Judge, Stop, StopStale, tally
+from .groups import Complete, Decision, Group, Judge, Stop, StopStale
 from .records import BatchReport, Ending, Member, Reason, Sealed, SourceEnd, Spec, Tally, Verdict
-from .state import GroupState, SamplerState
+from .reports import counted, residual_s, tally
+from .state import ClosedState, GroupState, SamplerState
 
 REFILLS = 3  # times its size that a group is run again before it is given up
 REMEMBERED = 1024  # durations, for the estimate of what early termination saves
@@ -53,6 +54,8 @@ class Sampler:
         self._judged_before = 0
         self._closed: dict[int, Group] = {}  # with a verdict, and rollouts that have not ended
         self._settling: dict[int, int] = {}  # of them, the batch whose report counts them
+        self._counted: dict[int, set[str]] = {}  # at a restart: of them, what reports have already
+        self._uncounted: list[tuple[int, Member]] = []
         self._report = BatchReport()
         self._began = now
         self._over = False
@@ -65,8 +68,11 @@ class Sampler:
 
     @property
     def promised(self) -> int:
-        """Prompts that were asked for and have not come."""
-        return max(0, self.wanted - self._accepted - len(self._beyond))
+        """Prompts that were asked for and have not come, of those that can."""
+        if self._is_aborted():
+            return 0
+        wanted = self.wanted if self._given is None else min(self.wanted, self._given)
+        return max(0, wanted - self._accepted - len(self._beyond))
 
     @property
     def open(self) -> int:
@@ -99,13 +105,24 @@ class Sampler:
             return 0
         most = sys.maxsize
         if spec.in_flight:
-            most = max(1, spec.in_flight // spec.group_size)
+            free = (spec.in_flight - self.live) // spec.group_size
+            most = self.open + (free if self.live else max(1, free))
         if spec.margin:
-            most = min(most, self._expected_need())
+            kept = self._kept_before + len(self._kept)
+            share = (kept + 1) / (self._judged_before + len(self._kept) + 2)  # as if 1 of 2 before
+            missing = spec.groups - len(self._kept)
+            most = min(most, max(1, ceil(missing * spec.margin / share)))
         if spec.staleness == "pace":
             versions = max(0, self.version - self._first_version) + spec.bound + 1
             most = min(most, versions * spec.groups - self._kept_before - len(self._kept))
         return max(0, most - self.open - self.promised)
+
+    def allows(self, prompt: int, rollouts: int) -> bool:
+        """Whether so many rollouts fit a prompt: a whole group, or refills that are wanted."""
+        group, size = self._groups.get(prompt), self.spec.group_size
+        if group is None:
+            return rollouts == size or self._is_decided(prompt)
+        return group.accepted + rollouts <= size + group.refills
 
     def want(self) -> None:
         """Ask for one more prompt."""
@@ -116,13 +133,16 @@ class Sampler:
         self.live += rollouts
         group = self._groups.get(prompt)
         if group is None and self._is_decided(prompt):
+            self.changes += 1
             group = self._closed.setdefault(prompt, Group(prompt, now))
+            self._settle_in_last(prompt)
             self.decisions.append(Stop(prompt))
         elif group is None:
             group = self._groups[prompt] = Group(prompt, now)
         group.accepted += rollouts
         self._count_prompt(prompt)
         if self._over and prompt in self._groups:
+            self._settle_in_last(prompt)
             self._close(group, "cancelled")
 
     def end(self, prompt: int, member: Member, now: float) -> None:
@@ -133,7 +153,8 @@ class Sampler:
             self._late(prompt, member, now)
             return
         group.members[member.rollout_id] = member
-        self._durations.append(now - group.began)
+        if member.is_good:
+            self._durations.append(now - group.began)
         if member.rollout_id in group.stopped:
             group.stopped.discard(member.rollout_id)
             group.replaced.add(member.rollout_id)
@@ -150,12 +171,9 @@ class Sampler:
                 if version - first > self.spec.bound:
                     stale.setdefault(prompt, []).append(rollout_id)
         for group in list(self._groups.values()):
-            self._stop_stale(group, stale.get(group.prompt, ()))
-            if group.prompt in self._groups and group.prompt not in self._kept:
-                self._judge(group)
-            elif group.prompt in self._kept and self._is_too_old(group):
-                del self._kept[group.prompt]
-                self._judge(group)
+            if group.prompt in self._groups:
+                self._stop_stale(group, stale.get(group.prompt, ()))
+                self._judge_again(group, now)
         self._advance(now)
 
     def end_source(self, end: SourceEnd, given: int, why: str, now: float) -> None:
@@ -172,11 +190,14 @@ class Sampler:
             self._seal(reason, now)
 
     def take(self, taken: int) -> list[int]:
-        """Let go of every batch before `taken`, which the trainer has; return their prompts."""
-        over = [batch for batch in self.sealed if batch.number < taken]
+        """Let go of every batch before `taken`, which the trainer has; return their prompts.
+
+        One whose report will change stays among the sealed ones, and is told once more.
+        """
+        over = [batch for batch in self.sealed if self.taken <= batch.number < taken]
         self.changes += bool(over)
-        self.sealed = [batch for batch in self.sealed if batch.number >= taken]
         self.taken = max(self.taken, min(taken, self.number))
+        self.sealed = [b for b in self.sealed if b.number >= self.taken or not self.is_final(b)]
         return [prompt for batch in over for prompt in batch.prompts]
 
     def forget(self, prompt: int) -> None:
@@ -186,10 +207,6 @@ class Sampler:
     def is_final(self, batch: Sealed) -> bool:
         """Whether a batch's report will not change again."""
         return batch.number not in self._settling.values()
-
-    def unfinished(self) -> list[int]:
-        """Return the prompts of groups that have a verdict, and rollouts that have not ended."""
-        return list(self._closed)
 
     def state(self, now: float) -> SamplerState:
         """Return what a restart cannot learn from the rollouts themselves."""
@@ -210,6 +227,9 @@ class Sampler:
             sealed=tuple(self.sealed),
             verdicts=tuple(self.verdicts.items()),
             settling=tuple(self._settling.items()),
+            closed=tuple(
+                ClosedState(g.prompt, tuple(sorted(g.members))) for g in self._closed.values()
+            ),
             refilled=tuple(
                 GroupState(g.prompt, g.refills, tuple(sorted(g.replaced | g.stopped)))
                 for g in self._groups.values()
@@ -225,53 +245,62 @@ class Sampler:
         """Return the sampler of a state, without its groups: `resume` each, then `settle`."""
         sampler = cls(state.spec, keep, version, now - state.elapsed_s)
         sampler.source, sampler.why, sampler._given = state.source, state.why, state.given
-        sampler.taken, sampler.number = state.taken, state.number
+        sampler.wanted, sampler.taken, sampler.number = state.given or 0, state.taken, state.number
         sampler._accepted, sampler._beyond = state.accepted, set(state.beyond)
         sampler._kept, sampler._kept_before = dict.fromkeys(state.kept), state.kept_before
-        sampler._judged_before = state.judged_before
-        sampler._first_version = state.first_version
+        sampler._judged_before, sampler._first_version = state.judged_before, state.first_version
         sampler.sealed, sampler.verdicts = list(state.sealed), dict(state.verdicts)
         sampler._settling = dict(state.settling)
-        sampler._report = state.report
-        sampler._over = state.over
+        sampler._report, sampler._over = state.report, state.over
         for prompt in (*state.open, *state.kept):
             sampler._groups[prompt] = Group(prompt, now)
         for group in state.refilled:
             sampler._groups[group.prompt].refills = group.refills
             sampler._groups[group.prompt].stopped = set(group.replaced)
+        sampler._counted = {closed.prompt: set(closed.counted) for closed in state.closed}
         return sampler
 
     def resume(self, prompt: int, rollouts: int, ended: Iterable[Member], now: float) -> None:
         """Take up a group that a journal brought back: how many rollouts, and which have ended."""
         members = {member.rollout_id: member for member in ended}
+        self.live += rollouts - len(members)
         group = self._groups.get(prompt)
         if group is None and self._is_decided(prompt):
-            if rollouts == len(members):
-                self._settling.pop(prompt, None)
-                return
-            group = self._closed[prompt] = Group(prompt, now)
-        elif group is None:
+            counted = self._counted.get(prompt, set(members))
+            group = self._closed[prompt] = Group(prompt, now, rollouts)
+            group.members = {name: m for name, m in members.items() if name in counted}
+            self._uncounted += [(prompt, m) for name, m in members.items() if name not in counted]
+            return
+        if group is None:
             group = self._groups[prompt] = Group(prompt, now)
         group.accepted = rollouts
         group.members = members
         group.replaced = group.stopped & set(members)
         group.stopped -= group.replaced
-        self.live += rollouts - len(members)
         self._count_prompt(prompt)
 
     def settle(self, now: float) -> None:
-        """Judge what had ended before a restart and was not judged then."""
+        """Count and judge what had ended before a restart and was not counted or judged then."""
+        uncounted, self._uncounted, self._counted = self._uncounted, [], {}
+        for prompt, member in uncounted:
+            self._late(prompt, member, now)
+        self._closed = {prompt: group for prompt, group in self._closed.items() if group.live}
+        self._settling = {p: number for p, number in self._settling.items() if p in self._closed}
         self.decisions += [Stop(prompt) for prompt in self._closed]
-        for prompt, group in list(self._groups.items()):
-            if prompt not in self._kept:
-                self._judge(group)
+        for group in list(self._groups.values()):
+            if group.stopped:
+                self.decisions.append(StopStale(tuple(sorted(group.stopped))))
+            if self._over:
+                self._settle_in_last(group.prompt)
+                self._close(group, "cancelled")
+            elif group.prompt in self._groups:
+                self._judge_again(group, now)
         self._advance(now)
 
-    def _expected_need(self) -> int:
-        kept = self._kept_before + len(self._kept)
-        share = (kept + 1) / (self._judged_before + len(self._kept) + 2)  # as if 1 of 2 before
-        missing = self.spec.groups - len(self._kept)
-        return max(1, ceil(missing * self.spec.margin / share))
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """Return (rollouts, of them ended) of every prompt that has any under way or undecided."""
+        groups = {**self._groups, **self._closed}
+        return {g.prompt: (g.accepted, len(g.members)) for g in groups.values()}
 
     def _is_decided(self, prompt: int) -> bool:
         """Whether a prompt whose group is not here had its verdict."""
@@ -289,21 +318,6 @@ class Sampler:
 
     def _is_aborted(self) -> bool:
         return self.source in {"cancelled", "full", "filter"}
-
-    def _is_stale(self, member: Member) -> bool:
-        first = member.policy_version
-        return (
-            self.spec.staleness in {"drop", "refill", "withhold"}
-            and first is not None
-            and self.version - first > self.spec.bound
-        )
-
-    def _is_too_old(self, group: Group) -> bool:
-        """Whether a kept group can no longer be used as it is."""
-        stale = [member for member in group.good if self._is_stale(member)]
-        if self.spec.staleness == "withhold":
-            return len(stale) == len(group.good)
-        return bool(stale)
 
     def _stop_stale(self, group: Group, rollout_ids: Iterable[str]) -> None:
         fresh = [name for name in rollout_ids if name not in group.stopped]
@@ -325,18 +339,26 @@ class Sampler:
         if group.refills > REFILLS * self.spec.group_size:
             self._close(group, "stale")
 
+    def _judge_again(self, group: Group, now: float) -> None:
+        """Judge a group anew, a kept one too if it is too old."""
+        if group.prompt in self._kept and group.is_too_old(self.spec, self.version):
+            del self._kept[group.prompt]
+        if group.prompt in self._groups and group.prompt not in self._kept:
+            self._judge(group)
+            self._advance(now)
+
     def _judge(self, group: Group) -> None:
         """Give a group its verdict, if what has ended decides it."""
         try:
             self._weigh(group)
         except FilterError as wrong:
             self._close(group, "failed")
-            self.source, self.why = "filter", str(wrong)
+            self.source, self.why, self._given = "filter", str(wrong), None
 
     def _weigh(self, group: Group) -> None:
         spec = self.spec
         if spec.staleness in {"drop", "refill"}:
-            stale = [member.rollout_id for member in group.good if self._is_stale(member)]
+            stale = [member.rollout_id for member in group.stale(spec, self.version)]
             if stale and spec.staleness == "drop":
                 self._close(group, "stale")
                 return
@@ -353,7 +375,7 @@ class Sampler:
                 early = self._report.stopped_early + 1
                 self._report = replace(self._report, stopped_early=early)
                 self._close(group, "dropped")
-        elif spec.staleness == "withhold" and all(map(self._is_stale, good)):
+        elif spec.staleness == "withhold" and group.is_too_old(spec, self.version):
             self._close(group, "stale")
         elif self._keep.judge(good):
             self.changes += 1
@@ -367,7 +389,8 @@ class Sampler:
         del self._groups[group.prompt]
         self.verdicts[group.prompt] = verdict
         self._judged_before += verdict == "dropped"
-        self._count(verdict, replace(tally(group.members.values()), groups=1))
+        spent, settling = tally(group.members.values()), self._settling.get(group.prompt)
+        self._count(verdict, replace(spent, groups=1), settling)
         self.decisions.append(Judge(group.prompt, verdict))
         if group.live:
             self._closed[group.prompt] = group
@@ -381,24 +404,31 @@ class Sampler:
         self.changes += 1
         group.members[member.rollout_id] = member
         number = self._settling.get(prompt)
+        self._count(self.verdicts.get(prompt, "stale"), tally([member]), number)
         if not group.live:
             del self._closed[prompt]
             self._settling.pop(prompt, None)
-        if number is None:
-            self._count(self.verdicts.get(prompt, "stale"), tally([member]))
-            self._advance(now)
-            return
-        for place, batch in enumerate(self.sealed):
-            if batch.number == number:
-                cancelled = batch.report.cancelled.plus(tally([member]))
-                report = replace(batch.report, cancelled=cancelled)
-                self.sealed[place] = replace(batch, report=report)
-                if self.is_final(batch):
-                    self.decisions.append(Complete(self.sealed[place], final=True))
+        told = [batch for batch in self.sealed if batch.number == number and self.is_final(batch)]
+        self.decisions += [Complete(batch, final=True) for batch in told]
+        self._advance(now)
 
-    def _count(self, verdict: Verdict, more: Tally) -> None:
-        total: Tally = getattr(self._report, verdict).plus(more)
-        self._report = replace(self._report, **{verdict: total})
+    def _count(self, verdict: Verdict, more: Tally, number: int | None = None) -> None:
+        """Count in the report of a batch that is complete, or of the one that fills."""
+        if number is None:
+            self._report = counted(self._report, verdict, more)
+            return
+        self.sealed = [
+            replace(batch, report=counted(batch.report, verdict, more))
+            if batch.number == number
+            else batch
+            for batch in self.sealed
+        ]
+
+    def _settle_in_last(self, prompt: int) -> None:
+        """Count what comes after the last batch with that, as long as its report may change."""
+        last = self.number - 1
+        if self._over and last in self._settling.values():
+            self._settling.setdefault(prompt, last)
 
     def _advance(self, now: float) -> None:
         """Complete the batch if it is full, or if nothing more can come."""
@@ -420,13 +450,15 @@ class Sampler:
             for group in rest:
                 carried = carried.plus(replace(tally(group.members.values()), groups=1))
         else:
-            self._report = replace(self._report, saved_s=self._saved_s(rest, now))
+            self._report = replace(self._report, saved_s=residual_s(rest, self._durations, now))
             for group in rest:
                 self._close(group, "cancelled")
                 if group.live:
                     self._settling[group.prompt] = self.number
         self._closed.update((group.prompt, group) for group in kept if group.live)
         self._over = bool(self.source) and not self._groups and self._all_accepted()
+        if self._over:
+            self._settling = {**dict.fromkeys(self._closed, self.number), **self._settling}
         batch = self._batch(reason, kept, carried, now)
         self._kept_before += len(kept)
         self._judged_before += len(kept)
@@ -438,7 +470,10 @@ class Sampler:
     def _batch(self, reason: Reason, kept: list[Group], carried: Tally, now: float) -> Sealed:
         present = [member for group in kept for member in group.present]
         left_out = [m for g in kept for name, m in g.members.items() if name in g.replaced]
-        withheld = tuple(m.rollout_id for m in present if m.is_good and self._is_stale(m))
+        stopping = [name for group in kept for name in sorted(group.stopped)]
+        withheld = tuple(
+            m.rollout_id for group in kept for m in group.stale(self.spec, self.version)
+        )
         report = replace(
             self._report,
             kept=replace(tally(present), groups=len(kept)),
@@ -452,16 +487,8 @@ class Sampler:
             reason=reason,
             why="" if reason == "complete" else self.why,
             prompts=tuple(group.prompt for group in kept),
-            left_out=tuple(member.rollout_id for member in left_out),
+            left_out=(*(member.rollout_id for member in left_out), *stopping),
             withheld=withheld,
             report=report,
             last=self._over,
         )
-
-    def _saved_s(self, rest: Iterable[Group], now: float) -> float:
-        """Estimate how much longer the open groups would have taken: their mean residual life."""
-        most = 0.0
-        for elapsed in (now - group.began for group in rest if group.live):
-            longer = [spent - elapsed for spent in self._durations if spent > elapsed]
-            most = max(most, sum(longer) / len(longer) if longer else 0.0)
-        return most

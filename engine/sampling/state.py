@@ -12,6 +12,13 @@ class GroupState(Record, frozen=True):
     replaced: tuple[str, ...]
 
 
+class ClosedState(Record, frozen=True):
+    """A group with a verdict and rollouts under way: which of its rollouts a report has counted."""
+
+    prompt: int
+    counted: tuple[str, ...]
+
+
 class SamplerState(Record, frozen=True):
     """A sampler between two events."""
 
@@ -31,6 +38,7 @@ class SamplerState(Record, frozen=True):
     sealed: tuple[Sealed, ...]
     verdicts: tuple[tuple[Count, Verdict], ...]
     settling: tuple[tuple[Count, Count], ...]
+    closed: tuple[ClosedState, ...]
     refilled: tuple[GroupState, ...]
     report: BatchReport
     elapsed_s: float

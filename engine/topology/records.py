@@ -139,6 +139,7 @@ class SandboxSpec:
     pool: int
     images: dict[str, str]
     memory_bytes: int
+    total_bytes: int
     disk_bytes: int
     processes: int
     cpu_s: float

@@ -51,9 +51,17 @@ SANDBOXES = Section(
             "Compilers and test suites fit.",
         ),
         Field(
+            "total_bytes",
+            Bytes(2**24),
+            "The most that a task may ask for: memory of all processes together, with what they "
+            "wrote into memory.",
+            "8GiB",
+            "Two of the largest processes; the keeper looks several times a second.",
+        ),
+        Field(
             "disk_bytes",
             Bytes(2**20),
-            "The most that a task may ask for: files in /work, and as many in /tmp.",
+            "The most that a task may ask for: files in /work, as many in /tmp, as many shared.",
             "4GiB",
             "A large repository with its build fits; with bubblewrap it is memory.",
         ),

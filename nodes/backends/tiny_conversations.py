@@ -12,7 +12,7 @@ conversations in a row, ends int64 [count], and question_at, where the system me
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,16 +43,17 @@ def conversation(question: str, template: ChatmlTemplate) -> list[Part]:
     for words, verb, number in _STEP.findall(question):
         expression = f"{value} {SIGNS[verb]} {number}"
         call = ToolCall(SPEC.name, {"expression": expression})
-        said = _written(Message("assistant", "", words, (call,)))
+        said = written(Message("assistant", "", words, (call,)))
         change = {"+": int(number), "-": -int(number)}
         value = value * int(number) if verb == "Multiply by" else value + change[SIGNS[verb]]
         answer = [Message("tool", str(value), name=SPEC.name)]
         after = template.following(prompt, said, answer, [SPEC])
         parts += [(said, True), (after, False)]
-    return [*parts, (_written(Message("assistant", f"<answer>{value}</answer>")), True)]
+    return [*parts, (written(Message("assistant", f"<answer>{value}</answer>")), True)]
 
 
-def _written(message: Message) -> Ids:
+def written(message: Message) -> Ids:
+    """Return what a model writes to say this, with its end token: int32 [n]."""
     text = "".join(assistant_parts(message)) + END
     return np.array(tokens.load().encode_marked(text), dtype=np.int32)
 
@@ -60,21 +61,27 @@ def _written(message: Message) -> Ids:
 def write(file: Path, count: int, seed: int) -> int:
     """Write `count` conversations, and return how many tokens they have."""
     template = ChatmlTemplate(tokens.load())
+    questions = (task["payload"]["question"] for task in calculator_tasks(count, seed, {}))
+    return save(file, (conversation(question, template) for question in questions))
+
+
+def save(file: Path, conversations: Iterable[Sequence[Part]]) -> int:
+    """Write conversations with the calculator, and return how many tokens they have."""
     ids: list[Ids] = []
-    written: list[npt.NDArray[np.uint8]] = []
+    by_model: list[npt.NDArray[np.uint8]] = []
     ends: list[int] = []
-    for task in calculator_tasks(count, seed, {}):
-        for part, by_model in conversation(task["payload"]["question"], template):
-            ids.append(part)
-            written.append(np.full(len(part), by_model, dtype=np.uint8))
+    for parts in conversations:
+        ids += [part for part, _ in parts]
+        by_model += [np.full(len(part), own, dtype=np.uint8) for part, own in parts]
         ends.append(len(ids))
     lengths = np.cumsum([len(part) for part in ids])
+    template = ChatmlTemplate(tokens.load())
     system = template.opening([Message("system", SYSTEM)], [SPEC])
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         file,
         token_ids=np.concatenate(ids),
-        written=np.concatenate(written),
+        written=np.concatenate(by_model),
         ends=lengths[np.array(ends) - 1],
         question_at=np.array(len(system) - len(template.opening([], []))),
     )

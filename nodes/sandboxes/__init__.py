@@ -7,7 +7,8 @@ what they get is a record, and they enter by themselves: no output and no keystr
 process.
 
 Reading order: contract (what a sandbox is), enter (how a program gets inside; a script of its own),
-entrance (the same from asyncio), records, places, inside (the contract, from a record), bubblewrap
-with launch, apptainer, process (the providers), holdings (who owns what, as pure rules), keeper,
-link (how a host asks the keeper), __main__.
+entrance (the same from asyncio), records, places, inside (the contract, from a record), ground,
+isolating, bubblewrap with launch, apptainer, process (the providers), holdings (who owns what, as
+pure rules), usage and watch (what sandboxes take), keeper, link (how a host asks the keeper),
+__main__.
 """

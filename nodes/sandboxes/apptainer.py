@@ -12,27 +12,19 @@ whoever started it and is registered in a home directory by name; a child ends w
 Programs enter by the namespaces, which takes milliseconds, against 50 for `apptainer exec`.
 """
 
-import asyncio
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
-import orjson
-
-from engine.errors import BoundaryError
-
-from .bubblewrap import new_record, prepare
-from .contract import Owner, Spec
-from .enter import start_time
-from .entrance import Entrance, enter_command
+from .contract import Spec
+from .ground import PATH
 from .images import path_of
-from .inside import SHARED, Inside
-from .lifelines import FIRST, Lifelines, program
+from .inside import SHARED
+from .isolating import Isolating
+from .lifelines import FIRST, program
 from .places import make_shared
-from .records import Record, forget_record, remove_tree, write_record
+from .records import Record
 
-MOUNT_S = 30.0
 BOUNDED = ("/work", "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
 OPTIONS = (
     *("--userns", "--containall", "--cleanenv", "--no-home", "--writable-tmpfs", "--no-privs"),
@@ -45,33 +37,12 @@ OPTIONS = (
         "sys,home,cwd,hostfs,bind-paths",
     ),
 )
-HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class Apptainer:
-    """Starts sandboxes; `images` are paths by name, "" the one that a task gets without a name."""
+class Apptainer(Isolating):
+    """Starts sandboxes by Apptainer; an image is a SIF file or a directory."""
 
     name = "apptainer"
-
-    def __init__(self, base: Path, records: Path, images: dict[str, str] | None = None) -> None:
-        self._base = base
-        self._records = records
-        self._images = images or {}
-        self._entrance = Entrance()
-        self._lifelines = Lifelines(base / "stage")
-
-    async def start(self, spec: Spec, owner: Owner | None) -> Inside:
-        """Start a sandbox. Raises: BoundaryError("sandbox")."""
-        prepare(self._base, self._records)
-        record = new_record(self.name, self._base, spec, owner)
-        write_record(self._records, record)
-        try:
-            record = await self._up(record, spec)
-            write_record(self._records, record)
-        except BaseException:
-            await asyncio.shield(self.remove(record))
-            raise
-        return Inside(record, self._entrance, lambda: self.remove(record))
 
     async def _up(self, record: Record, spec: Spec) -> Record:
         image = path_of(self._images, spec.image, needed=True)
@@ -81,23 +52,11 @@ class Apptainer:
         network = () if spec.limits.network else ("--net", "--network", "none")
         command = [program("apptainer"), "--quiet", "exec", *OPTIONS, *network]
         command += ["--scratch", "/work", "--bind", f"{shared}:{SHARED}", "@0", *FIRST]
-        own = {"PATH": HOST_PATH, "HOME": str(home), "APPTAINER_CONFIGDIR": str(home)}
-        await self._lifelines.spawn(record, command, own, [image], over)
-        pid = await self._lifelines.first(record.name)
-        record = replace(record, pid=pid, started=start_time(pid))
-        await _bound(record)
+        own = {"PATH": PATH, "HOME": str(home), "APPTAINER_CONFIGDIR": str(home)}
+        record = await self._spawn(record, command, own, [image], over)
+        size_bytes = spec.limits.disk_bytes
+        await self._arrange(record, "mount", size_bytes=size_bytes, paths=BOUNDED)
         return record
-
-    async def remove(self, record: Record) -> None:
-        """End a sandbox and remove what it had. Raises: BoundaryError("sandbox")."""
-        await self._lifelines.end(record)
-        await asyncio.to_thread(remove_tree, Path(record.directory))
-        forget_record(self._records, record.name)
-
-    async def close(self) -> None:
-        """Close the way in; every sandbox that this object started ends with it."""
-        self._entrance.close()
-        self._lifelines.close()
 
 
 def _user(directory: Path, uid: int) -> tuple[Path, dict[str, str]]:
@@ -111,23 +70,6 @@ def _user(directory: Path, uid: int) -> tuple[Path, dict[str, str]]:
     passwd.write_text(f"root:x:0:0::/:/bin/sh\nuser:x:{uid}:{uid}::{home}:/bin/sh\n")
     group.write_text(f"root:x:0:\nuser:x:{uid}:\n")
     return home, {"/etc/passwd": str(passwd), "/etc/group": str(group)}
-
-
-async def _bound(record: Record) -> None:
-    """Put a tmpfs of the right size wherever programs write."""
-    target = {"pid": record.pid, "started": record.started, "uid": record.uid}
-    words = [orjson.dumps(target).decode(), "mount", str(record.limits.disk_bytes), *BOUNDED]
-    process = await asyncio.create_subprocess_exec(
-        *(*enter_command(), *words), stderr=asyncio.subprocess.PIPE, env={}
-    )
-    try:
-        _, said = await asyncio.wait_for(process.communicate(), MOUNT_S)
-    except TimeoutError:
-        process.kill()
-        raise BoundaryError("sandbox", f"no mounts within {MOUNT_S:g} s") from None
-    if process.returncode:
-        told = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise BoundaryError("sandbox", f"what can be written cannot be bounded: {told}")
 
 
 def is_available() -> bool:

@@ -9,95 +9,40 @@ Without an image the root is the host's /usr and the Python that runs rollmq, wi
 its own path: so that a kernel and pytest are there.
 """
 
-import asyncio
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from .contract import Owner, Spec
-from .enter import start_time
-from .entrance import Entrance
+from .contract import Spec
+from .ground import FILES, HOST_BIN, PATH, USER
 from .images import path_of
-from .inside import SHARED, Inside
-from .lifelines import FIRST, Lifelines, program
-from .places import make_base, make_shared, new_name, new_uid
-from .records import Record, forget_record, remove_tree, write_record
+from .inside import SHARED
+from .isolating import Isolating
+from .lifelines import FIRST, program
+from .places import make_shared
+from .records import Record
 
-USER = 1000  # inside
 ETC = (
     *("alternatives", "ca-certificates", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"),
     *("localtime", "mime.types", "ssl", "terminfo"),
 )
-FILES = {
-    "passwd": f"root:x:0:0:root:/root:/bin/sh\nuser:x:{USER}:{USER}:user:/work:/bin/bash\n",
-    "group": f"root:x:0:\nuser:x:{USER}:\n",
-    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
-    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-}
 KEPT_OUT = {"dev", "proc", "sys", "tmp", "work", "shared", "run"}
-HOST_BIN = str(Path(sys.prefix, "bin"))
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class Bubblewrap:
-    """Starts sandboxes; `base` holds their directories, `records` their records."""
+class Bubblewrap(Isolating):
+    """Starts sandboxes by bwrap; an image is a directory, none is the host's /usr."""
 
     name = "bubblewrap"
 
-    def __init__(self, base: Path, records: Path, images: dict[str, str] | None = None) -> None:
-        self._base = base
-        self._records = records
-        self._images = images or {}
-        self._entrance = Entrance()
-        self._lifelines = Lifelines(base / "stage")
-
-    async def start(self, spec: Spec, owner: Owner | None) -> Inside:
-        """Start a sandbox. Raises: BoundaryError("sandbox")."""
-        prepare(self._base, self._records)
-        own = spec.image or "" in self._images
-        record = new_record(self.name, self._base, spec, owner, HOST_BIN if not own else "")
-        write_record(self._records, record)
-        try:
-            record = await self._up(record, spec)
-            write_record(self._records, record)
-        except BaseException:
-            await asyncio.shield(self.remove(record))
-            raise
-        return Inside(record, self._entrance, lambda: self.remove(record))
+    def _before_path(self, spec: Spec) -> str:
+        return "" if spec.image or "" in self._images else HOST_BIN
 
     async def _up(self, record: Record, spec: Spec) -> Record:
         make_shared(Path(record.directory), record.uid)
         image = path_of(self._images, spec.image, needed=False)
         arguments = _arguments(image, spec, Path(record.directory))
         command, sources = _staged([program("bwrap"), *arguments, "--", *FIRST])
-        path = {"PATH": PATH}
-        await self._lifelines.spawn(record, command, path, sources, {})
-        pid = await self._lifelines.first(record.name)
-        return replace(record, pid=pid, started=start_time(pid))
-
-    async def remove(self, record: Record) -> None:
-        """End a sandbox and remove what it had. Raises: BoundaryError("sandbox")."""
-        await self._lifelines.end(record)
-        await asyncio.to_thread(remove_tree, Path(record.directory))
-        forget_record(self._records, record.name)
-
-    async def close(self) -> None:
-        """Close the way in; every sandbox that this object started ends with it."""
-        self._entrance.close()
-        self._lifelines.close()
-
-
-def new_record(
-    provider: str, base: Path, spec: Spec, owner: Owner | None, before_path: str = ""
-) -> Record:
-    """Return the record of a sandbox that is about to be started."""
-    name = new_name()
-    return Record(
-        *(name, provider, spec.image, 0, 0, new_uid(), str(base / name), spec.workdir),
-        *(spec.limits, environment(spec, before_path)),
-        owner=owner,
-    )
+        return await self._spawn(record, command, {"PATH": PATH}, sources, {})
 
 
 def _staged(command: list[str]) -> tuple[list[str], list[str]]:
@@ -164,27 +109,6 @@ def _image_root(image: Path) -> list[str]:
         else:
             words += ["--ro-bind", str(path), f"/{path.name}"]
     return words
-
-
-def prepare(base: Path, records: Path) -> None:
-    """Make the directories of a run's sandboxes, and the files of /etc that all of them share.
-
-    Raises: BoundaryError("sandbox"); OSError.
-    """
-    make_base(base)
-    records.mkdir(mode=0o700, parents=True, exist_ok=True)
-    etc = base / "etc"
-    if not etc.exists():
-        etc.mkdir(mode=0o755)
-        for name, text in FILES.items():
-            (etc / name).write_text(text, encoding="ascii")
-
-
-def environment(spec: Spec, before_path: str = "") -> dict[str, str]:
-    """Return the environment of every program inside: nothing of the host's."""
-    path = f"{before_path}:{PATH}" if before_path else PATH
-    own = {"PATH": path, "HOME": "/work", "USER": "user", "LANG": "C.UTF-8", "TERM": "dumb"}
-    return own | dict(spec.environment)
 
 
 def is_available() -> bool:

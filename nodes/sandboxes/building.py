@@ -1,7 +1,7 @@
 """Images built once: a cache by the content of what they are made of.
 
-Job: hash a definition with its arguments and files, build it with Apptainer, list, prune.
-Does not know: the command line, and what is in an image.
+Job: hash a definition with its arguments and files, have it built once, list, prune.
+Does not know: the command line, how recipes are read, how Apptainer is called.
 Invariants: an image is in the cache whole or not at all, under the hash of everything that it was
 made from. Of several builds of one image at once, one builds and the others wait for it. What is in
 the cache is found without Apptainer and without a network.
@@ -11,37 +11,32 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import stat
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import orjson
 
-from engine.errors import RollmqError
 from engine.files import write_whole
 from engine.typed import Mismatch, compile_decoder
 
-BUILD_S = 3600.0
+from . import recipes
+from .images import ImageError
+from .making import BUILD_S, labels_of, make
+
 POLL_S = 0.1
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}")
-_FILES = re.compile(r"^%files\b[^\n]*\n((?:[^%\n][^\n]*\n|\n)*)", re.MULTILINE)
-_LOCAL = re.compile(r"^Bootstrap:\s*localimage\s*\nFrom:\s*(\S+)", re.MULTILINE | re.IGNORECASE)
-_ARGUMENT = re.compile(r"{{\s*([A-Za-z_][A-Za-z0-9_]*)\s*}}")
-_DEFAULTS = re.compile(r"^%arguments\b[^\n]*\n((?:[^%\n][^\n]*\n|\n)*)", re.MULTILINE)
-
-
-class ImageError(RollmqError):
-    """An image cannot be built; the message has what Apptainer said last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image in the cache. `built_at`: seconds since 1970; `seconds`: that its build took."""
+    """One image in the cache.
+
+    built_at: seconds since 1970. seconds: that its build took. labels: those that the recipe gave.
+    """
 
     name: str
     digest: str
@@ -50,6 +45,7 @@ class Image:
     size_bytes: int
     built_at: float
     seconds: float
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 _DECODE = compile_decoder(Image)
@@ -59,38 +55,6 @@ def cache_dir() -> Path:
     """Return where images are kept: $ROLLMQ_IMAGES, or the user's cache directory."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("ROLLMQ_IMAGES") or home / "rollmq" / "images")
-
-
-def resolve(text: str, arguments: Mapping[str, str]) -> str:
-    """Return a definition with its arguments filled in.
-
-    Raises: ImageError if one has no value, or if a value is given that nothing asks for.
-    """
-    values = dict(_default_arguments(text)) | dict(arguments)
-    asked = set(_ARGUMENT.findall(text))
-    missing, unknown = asked - values.keys(), arguments.keys() - asked
-    if missing:
-        raise ImageError(f"give a value: {', '.join(f'--arg {name}=' for name in sorted(missing))}")
-    if unknown:
-        known = ", ".join(sorted(asked)) or "none"
-        raise ImageError(f"no argument {', '.join(sorted(unknown))}; there are: {known}")
-    return _ARGUMENT.sub(lambda match: values[match[1]], text)
-
-
-def _default_arguments(text: str) -> Iterator[tuple[str, str]]:
-    for section in _DEFAULTS.findall(text):
-        for line in section.splitlines():
-            name, equals, value = line.strip().partition("=")
-            if equals:
-                yield name.strip(), value.strip()
-
-
-def sources(text: str, place: Path) -> list[Path]:
-    """Return the files and directories of the host that a resolved definition is made from."""
-    found = [match for match in _LOCAL.findall(text) if "://" not in match]
-    for section in _FILES.findall(text):
-        found += [line.split()[0] for line in section.splitlines() if line.strip()]
-    return [place / each for each in found]
 
 
 def digest(text: str, files: list[Path]) -> str:
@@ -128,8 +92,8 @@ def build(
     """
     if not NAME.fullmatch(name):
         raise ImageError(f"{name!r} is no name for an image: a-z, 0-9, `.`, `_` and `-`")
-    text = resolve(definition.read_text(encoding="utf-8"), arguments)
-    key = digest(text, sources(text, Path.cwd()))
+    text = recipes.definition(definition, arguments)
+    key = digest(text, recipes.sources(text, Path.cwd()))
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / f"{name}-{key}.lock"):
         found = _read(cache / f"{name}-{key}.json")
@@ -141,32 +105,21 @@ def build(
 def _build(
     cache: Path, name: str, key: str, definition: Path, text: str, *, fakeroot: bool
 ) -> Image:
-    program = shutil.which("apptainer")
-    if program is None:
-        raise ImageError("apptainer is not installed, and the image is not in the cache")
     began, part = time.monotonic(), cache / f"{name}-{key}.part.sif"
     resolved = cache / f"{name}-{key}.part.def"
     resolved.write_text(text, encoding="utf-8")
-    options = ["--fakeroot"] if fakeroot else []
-    command = [program, "build", "--force", *options, str(part), str(resolved)]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=BUILD_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise ImageError(f"not built within {BUILD_S:g} s") from None
+        make(resolved, part, scripted=recipes.has_script(text), fakeroot=fakeroot)
+        labels = labels_of(part)
+        part.chmod(0o644)
+        path = cache / f"{name}-{key}.sif"
+        part.replace(path)
     finally:
         resolved.unlink()
-    if done.returncode:
         part.unlink(missing_ok=True)
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-20:]
-        raise ImageError("apptainer build failed:\n  " + "\n  ".join(said))
-    path = cache / f"{name}-{key}.sif"
-    part.chmod(0o644)
-    part.replace(path)
     image = Image(
         *(name, key, str(path), definition.name, path.stat().st_size),
-        *(time.time(), time.monotonic() - began),
+        *(time.time(), time.monotonic() - began, labels),
     )
     write_whole(cache / f"{name}-{key}.json", orjson.dumps(asdict(image)))
     return image

@@ -85,6 +85,7 @@ def most(spec: SandboxSpec) -> Limits:
     """Return the most that a task may ask for."""
     return Limits(
         memory_bytes=spec.memory_bytes,
+        total_bytes=spec.total_bytes,
         cpu_s=spec.cpu_s,
         processes=spec.processes,
         wall_s=spec.wall_s,

@@ -1,6 +1,7 @@
 """The command `rollmq images`.
 
     rollmq images build singularity/base.def --name base --arg rootfs=build/rootfs
+    rollmq images build Dockerfile --name mine --arg version=3
     rollmq images list [--json]
     rollmq images prune [--keep 1]
 
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import orjson
 
-from .building import Image, ImageError, build, cache_dir, listed, prune
+from .building import Image, build, cache_dir, listed, prune
+from .images import ImageError
 
 
 def images(arguments: Sequence[str]) -> int:
@@ -34,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, default=cache_dir(), help="default: %(default)s")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     made = commands.add_parser("build", help="build an image, unless it is in the cache")
-    made.add_argument("definition", type=Path)
+    made.add_argument("definition", type=Path, help="a definition of Apptainer, or a Dockerfile")
     made.add_argument("--name", required=True)
     made.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE")
     made.add_argument("--fakeroot", action="store_true", help="for definitions with %%post")
@@ -80,4 +82,5 @@ def _prune(chosen: argparse.Namespace) -> int:
 
 
 def _line(image: Image) -> str:
-    return f"{image.name:24} {image.digest} {image.size_bytes / 1e6:8.1f} MB  {image.path}"
+    about = f"{image.name:24} {image.digest} {image.size_bytes / 1e6:8.1f} MB  {image.path}"
+    return " ".join([about, *(f" {key}={value}" for key, value in image.labels.items())])

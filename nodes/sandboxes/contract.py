@@ -33,13 +33,17 @@ NOTHING: Mapping[str, str] = {}
 class Limits:
     """Of one sandbox.
 
-    memory_bytes: address space of each process. cpu_s: processor seconds of each process.
+    memory_bytes: address space of each process. total_bytes: memory of all processes together, with
+    files in memory; over it the largest processes are ended by SIGKILL, and the sandbox where its
+    files alone are more. cpu_s: processor seconds of each process.
     processes: processes and threads at once. output_bytes: kept of each stream of one `exec`.
-    wall_s: life of the sandbox, after which it is stopped. disk_bytes: of /work, and of /tmp.
+    wall_s: life of the sandbox, after which it is stopped. disk_bytes: of /work, of /tmp,
+    and of the shared directory, over which the sandbox is ended.
     network: the host's network; without it there is a loopback device and nothing else.
     """
 
     memory_bytes: int = 2048 * MIB
+    total_bytes: int = 4096 * MIB
     cpu_s: float = 600.0
     processes: int = 256
     output_bytes: int = MIB

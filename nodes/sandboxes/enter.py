@@ -1,11 +1,11 @@
 """Run something inside a sandbox that runs already: by its namespaces, from outside.
 
     python -I -S enter.py TARGET tty|plain ARGV...     in the foreground, ends with ARGV's status
-    python -I -S enter.py TARGET mount BYTES PATH...   an empty tmpfs of that size on each path
     python -I -S enter.py serve                        requests over the Unix socket on stdin
 
 Job: join the namespaces of a process, give up every privilege, fork, and become ARGV, or do one
-operation on files as a program inside would.
+operation on files as a program inside would. For whoever starts a sandbox: put an empty tmpfs on
+paths of it, and forbid user namespaces inside.
 Does not know: providers, rollouts, asyncio. It imports the standard library alone, so that it
 starts in milliseconds, without site packages and without this package.
 Invariants: a process id is believed only with its start time. Whatever touches the sandbox's files
@@ -111,14 +111,39 @@ def _join_namespaces(pid: int, started: int) -> None:
     os.chroot(".")
 
 
-def mount(target: Target, size_bytes: int, paths: list[str]) -> None:
-    """Put an empty tmpfs on each path inside. Raises: OSError, CannotEnter."""
-    _be_user(target["uid"])
-    _join_namespaces(target["pid"], target["started"])
-    options = f"size={size_bytes},mode=0755".encode()
-    for path in paths:
-        if libc.mount(b"tmpfs", path.encode(), b"tmpfs", NOSUID | NODEV, options):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+def mount(target: Target) -> None:
+    """Put an empty tmpfs of `size_bytes` on each of `paths` inside. Raises: CannotEnter."""
+    options = f"size={target['size_bytes']},mode=0755".encode()
+    try:
+        _be_user(target["uid"])
+        _join_namespaces(target["pid"], target["started"])
+        for path in target["paths"]:
+            _mount_tmpfs(path, options)
+    except OSError as wrong:
+        raise CannotEnter(f"what can be written cannot be bounded: {wrong}") from None
+
+
+def _mount_tmpfs(path: str, options: bytes) -> None:
+    if libc.mount(b"tmpfs", path.encode(), b"tmpfs", NOSUID | NODEV, options):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+
+
+def seal(target: Target) -> None:
+    """Let nobody inside make user namespaces, in which a program could mount past every bound.
+
+    Raises: CannotEnter.
+    """
+    try:
+        _be_user(target["uid"])
+        users = _users(os.open(f"/proc/{target['pid']}/ns/user", os.O_RDONLY))
+        if start_time(target["pid"]) != target["started"] or not users:
+            raise CannotEnter(GONE)
+        for user in users:
+            _set(user, NEWUSER)
+        with open("/proc/sys/user/max_user_namespaces", "w") as file:  # noqa: PTH123
+            file.write("0")
+    except OSError as wrong:
+        raise CannotEnter(f"user namespaces inside cannot be forbidden: {wrong}") from None
 
 
 def _users(innermost: int) -> list[int]:
@@ -327,7 +352,8 @@ def _receive(requests: socket.socket) -> list[int]:
     return list(descriptors) if message else []
 
 
-def _serve_one(requests: socket.socket, descriptors: list[int]) -> NoReturn:
+def _serve_one(requests: socket.socket, descriptors: list[int]) -> None:
+    """Do what one request asks for, and end."""
     parent = os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request, *streams, last = descriptors
@@ -335,6 +361,11 @@ def _serve_one(requests: socket.socket, descriptors: list[int]) -> NoReturn:
     requests.close()
     try:
         asked: Target = json.loads(os.pread(request, os.fstat(request).st_size, 0))
+        arrange = {"seal": seal, "mount": mount}.get(asked.get("operation", ""))
+        if arrange is not None:
+            arrange(asked)
+            control.send(b"S0")
+            return
         join(asked)
         _die_with(parent)
         for number, stream in enumerate(streams):
@@ -381,9 +412,6 @@ def main() -> None:
         serve(socket.socket(fileno=0))
         return
     target: Target = json.loads(sys.argv[1])
-    if sys.argv[2] == "mount":
-        mount(target, int(sys.argv[3]), sys.argv[4:])
-        return
     target["argv"] = sys.argv[3:]
     foreground(target, tty=sys.argv[2] == "tty")
 

@@ -197,26 +197,41 @@ def _pipes() -> tuple[list[int], list[int]]:
 
 
 async def _ended(control: socket.socket, timeout_s: float) -> tuple[int, bool]:
-    """Return the exit status and whether the program was stopped for its time."""
-    timed_out = False
+    """Return the exit status and whether the program was stopped for its time.
+
+    One task waits for the report all along: a wait that is given up in the moment of the report's
+    arrival would take it along.
+    """
+    reading = asyncio.ensure_future(_report(control))
     try:
-        report = await asyncio.wait_for(_report(control), timeout_s)
-    except TimeoutError:
-        timed_out = True
-        with contextlib.suppress(OSError):
-            control.send(b"K")
-        try:
-            report = await asyncio.wait_for(_report(control), KILL_WAIT_S)
-        except TimeoutError:
-            why = f"a program did not end {KILL_WAIT_S:g} s after SIGKILL"
-            raise BoundaryError("sandbox", why) from None
+        timed_out = not (await asyncio.wait([reading], timeout=timeout_s))[0]
+        if timed_out:
+            with contextlib.suppress(OSError):
+                control.send(b"K")
+            if not (await asyncio.wait([reading], timeout=KILL_WAIT_S))[0]:
+                why = f"a program did not end {KILL_WAIT_S:g} s after SIGKILL"
+                raise BoundaryError("sandbox", why)
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])  # the socket is closed next, and must be read by nobody
+    report = reading.result()
     if report[:1] == b"S":
         return int(report[1:]), timed_out
     raise BoundaryError("sandbox", report[1:].decode("utf-8", "replace") or "the sandbox ended")
 
 
 async def _report(control: socket.socket) -> bytes:
-    try:
-        return await asyncio.get_running_loop().sock_recv(control, 4096)
-    except OSError:
-        return b""
+    """Return the report; b"" if there is none.
+
+    A program that ends by itself while it is being stopped leaves our word unread. The kernel then
+    says so before it hands out the report, which is there.
+    """
+    loop = asyncio.get_running_loop()
+    for _ in range(2):
+        try:
+            return await loop.sock_recv(control, 4096)
+        except ConnectionResetError:
+            continue
+        except OSError:
+            break
+    return b""

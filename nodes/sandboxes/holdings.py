@@ -19,6 +19,7 @@ from typing import Literal
 from .contract import Limits, Owner, Spec
 from .records import Record
 
+NOTED = 10_000  # ends whose reasons are remembered; the oldest are forgotten
 KINDS = 8  # of sandboxes kept warm beside the images of the topology; the oldest are forgotten
 
 Key = tuple[str, int, bool]
@@ -53,6 +54,7 @@ class Holdings:
         self._wanted: OrderedDict[Key, None] = OrderedDict.fromkeys(keys)
         self._fixed = set(keys)
         self._book: dict[str, Holding] = {}
+        self._ends: OrderedDict[str, str] = OrderedDict()  # why, by rollout
 
     def __len__(self) -> int:
         return len(self._book)
@@ -114,6 +116,7 @@ class Holdings:
         if holding is None or holding.link != link or holding.state == "warm":
             return False
         holding.state = "pinned"
+        self._ends.pop(_rollout(holding), None)
         return True
 
     def settle(self, name: str, link: int, now: float) -> list[str]:
@@ -170,6 +173,10 @@ class Holdings:
             if each.state != "warm" and now - each.began > each.record.limits.wall_s
         ]
 
+    def lent(self) -> list[Record]:
+        """Return those in which something may run."""
+        return [each.record for each in self._book.values() if each.state != "warm"]
+
     def get(self, name: str) -> Record | None:
         """Return one by its name."""
         holding = self._book.get(name)
@@ -179,6 +186,18 @@ class Holdings:
         """Whether a connection may end it: what it holds or has pinned."""
         holding = self._book.get(name)
         return holding is not None and holding.link == link
+
+    def note_end(self, name: str, why: str) -> None:
+        """Remember why a pinned one is ended, for who asks for it later."""
+        holding = self._book.get(name)
+        if holding is not None and holding.state == "pinned":
+            self._ends[_rollout(holding)] = why
+            if len(self._ends) > NOTED:
+                self._ends.popitem(last=False)
+
+    def why_ended(self, rollout_id: str) -> str:
+        """Return why a rollout's pinned one was ended, "" if not for anything that it did."""
+        return self._ends.get(rollout_id, "")
 
     def forget(self, name: str) -> None:
         """Strike one out."""
@@ -209,6 +228,7 @@ def clipped(limits: Limits, most: Limits) -> Limits:
     return replace(
         limits,
         memory_bytes=min(limits.memory_bytes, most.memory_bytes),
+        total_bytes=min(limits.total_bytes, most.total_bytes),
         cpu_s=min(limits.cpu_s, most.cpu_s),
         processes=min(limits.processes, most.processes),
         wall_s=min(limits.wall_s, most.wall_s),

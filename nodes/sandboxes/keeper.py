@@ -27,6 +27,7 @@ from .contract import Limits, Spec
 from .holdings import Holdings, Key, clipped, key_of
 from .link import ASKED, LINE_BYTES, Asked, Told, line_of
 from .records import Record, read_records, remove_tree, write_record
+from .watch import Watch
 
 log = structlog.get_logger()
 TICK_S = 0.5
@@ -67,6 +68,7 @@ class Keeper:
         self._links = itertools.count(1)
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._pool_fails_until = 0.0
+        self._watch = Watch(self.book, self._convict)
         self.counts = {"started": 0, "warm": 0, "ended": 0, "reaped": 0, "failed": 0}
 
     def figures(self) -> dict[str, float]:
@@ -76,7 +78,8 @@ class Keeper:
             "pinned_now": self.book.count("pinned"),
             "warm_now": self.book.count("warm"),
         }
-        return {**{key: float(value) for key, value in (self.counts | states).items()}}
+        every = self.counts | self._watch.counts | states
+        return {key: float(value) for key, value in every.items()}
 
     async def sweep(self) -> None:
         """End what an earlier keeper of this host left behind."""
@@ -104,15 +107,17 @@ class Keeper:
         """
         private_directory(path.parent)
         server = await asyncio.start_unix_server(self._connected, str(path), limit=LINE_BYTES)
+        watch = self._task(self._watch.run(), "watch")
         try:
             while not over.is_set():
                 self._refill()
-                self._end(self.book.expired(time.monotonic()), "its time is up")
+                self._convict(self.book.expired(time.monotonic()), "its time is up")
                 each_tick()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(over.wait(), TICK_S)
         finally:
             server.close()
+            watch.cancel()
             await self._leave()
 
     def disowned(self, rollout_ids: list[str]) -> None:
@@ -177,10 +182,12 @@ class Keeper:
 
     def _found(self, asked: Asked, link: int) -> None:
         assert asked.owner is not None
-        record = self.book.find(asked.owner.rollout_id)
+        rollout_id = asked.owner.rollout_id
+        record = self.book.find(rollout_id)
         if record is None or not record.is_alive():
-            why = f"rollout {asked.owner.rollout_id} has no sandbox on this host any more"
-            self._tell(link, Told(asked.number, error=why))
+            own = self.book.why_ended(rollout_id) if record is None else ""
+            why = own or f"rollout {rollout_id} has no sandbox on this host any more"
+            self._tell(link, Told(asked.number, error=why, gone=not own))
         else:
             self._tell(link, Told(asked.number, record))
 
@@ -252,6 +259,12 @@ class Keeper:
                 if why:
                     log.info("sandbox ended", sandbox=name, why=why, owner=record.owner)
                 self._end_record(record)
+
+    def _convict(self, names: Iterable[str], why: str) -> None:
+        """End sandboxes for what their rollouts did; who asks for one later is told."""
+        for name in list(names):
+            self.book.note_end(name, f"sandbox ended: {why}")
+            self._end([name], why)
 
     def _end_record(self, record: Record) -> None:
         self._ending[record.name] = self._task(self._remove(record), "end")

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from .records import Record, kill
 
 START_S = 60.0
 END_S = 20.0
+UNSTARTED_S = 5.0  # for a program whose sandbox was not up yet, and whose input has ended
+ROUNDS = 100
 POLL_S = 0.002
 SAID_BYTES = 4000
 IGNORE = "env --ignore-signal=CHLD"
@@ -43,6 +46,7 @@ class _Up:
     lifeline: socket.socket
     reading: asyncio.Task[None]
     said: bytearray
+    uid: int
 
 
 class Lifelines:
@@ -72,8 +76,8 @@ class Lifelines:
             places = {f"@{number}": source for number, source in enumerate(sources)}
             command = [places.get(word, word) for word in command]
         end, lifeline = socket.socketpair()
-        try:
-            process = await asyncio.create_subprocess_exec(
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 *command,
                 stdin=end.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,
@@ -82,15 +86,24 @@ class Lifelines:
                 env=environment,
                 start_new_session=True,
             )
-        except BaseException:
-            lifeline.close()
-            raise
+        )
+        try:
+            await asyncio.shield(starting)  # broken off it would kill the program, and it alone
         finally:
+            await asyncio.wait([starting])
             end.close()
+            if starting.exception() is None:
+                self._note(record, starting.result(), lifeline)
+            else:
+                lifeline.close()
+
+    def _note(
+        self, record: Record, process: asyncio.subprocess.Process, lifeline: socket.socket
+    ) -> None:
         said = bytearray()
         assert process.stderr is not None
         reading = asyncio.create_task(_read(process.stderr, said))
-        self._up[record.name] = _Up(process, lifeline, reading, said)
+        self._up[record.name] = _Up(process, lifeline, reading, said, record.uid)
 
     def _as_user(
         self, uid: int, command: list[str], sources: list[str], over: dict[str, str]
@@ -130,30 +143,75 @@ class Lifelines:
             up.lifeline.close()
         if record.pid:
             await end_process(record.pid, record.started)
-        if up is None:
-            return
-        for patience_s in (END_S if record.pid else 1.0, END_S):
-            try:
-                await asyncio.wait_for(up.process.wait(), patience_s)
-            except TimeoutError:
-                with suppress(ProcessLookupError):
-                    os.killpg(up.process.pid, signal.SIGKILL)
-            else:
-                await asyncio.wait([up.reading], timeout=END_S)
-                return
-        raise BoundaryError("sandbox", f"{record.name}: its program did not end by SIGKILL")
+        if up is not None and not await _has_ended(up, END_S if record.pid else UNSTARTED_S):
+            why = f"{record.name}: its program did not end by SIGKILL"
+            raise BoundaryError("sandbox", why)
 
-    def close(self) -> None:
-        """Let go of every lifeline. Raises: OSError."""
-        for up in self._up.values():
+    async def close(self) -> None:
+        """Let go of every lifeline, and wait until the programs have ended.
+
+        Raises: BoundaryError("sandbox") if one is still there after a deadline.
+        """
+        left, self._up = self._up, {}
+        for up in left.values():
             up.lifeline.close()
-        self._up.clear()
+        ended = await asyncio.gather(*(_has_ended(up, END_S) for up in left.values()))
+        if not all(ended):
+            raise BoundaryError("sandbox", "a program did not end by SIGKILL")
+
+
+async def _has_ended(up: _Up, patience_s: float) -> bool:
+    """Whether a program that was told to end has; after a while it is killed with what it left."""
+    is_forced = False
+    for wait_s in (patience_s, END_S):
+        try:
+            await asyncio.wait_for(up.process.wait(), wait_s)
+        except TimeoutError:
+            is_forced = True
+            await asyncio.to_thread(_kill_session, up.process.pid, up.uid)
+        else:
+            await asyncio.wait([up.reading], timeout=END_S)
+            if is_forced or (up.process.returncode or 0) < 0:
+                await asyncio.to_thread(_kill_session, up.process.pid, up.uid)
+            return True
+    return False
 
 
 async def _read(stream: asyncio.StreamReader, said: bytearray) -> None:
     """Read to the end and keep the beginning."""
     while piece := await stream.read(4096):
         said += piece[: SAID_BYTES - len(said)]
+
+
+def _kill_session(leader: int, uid: int) -> None:
+    """Kill what a program started and left: its file systems run in process groups of their own.
+
+    Their session is the program's, and its number is given to nobody else while one of them lives.
+    """
+    for _ in range(ROUNDS):
+        found = [
+            pid
+            for pid in map(int, filter(str.isdigit, os.listdir("/proc")))  # noqa: PTH208
+            if _in_session(pid, leader, uid)
+        ]
+        if not found:
+            return
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL_S)
+
+
+def _in_session(pid: int, leader: int, uid: int) -> bool:
+    """Whether a process that runs is in a session and is a user's."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        is_over, session = fields[0] in {b"Z", b"X"}, int(fields[3])
+        if session == leader and not is_over:
+            status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+            users = next(line for line in status.splitlines() if line.startswith("Uid:")).split()
+            return int(users[1]) in {uid, os.getuid()}
+    return False
 
 
 def descendants(pid: int) -> list[int]:

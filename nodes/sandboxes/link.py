@@ -9,6 +9,7 @@ what it held. Every wait has a deadline.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,17 @@ from .records import Record
 log = structlog.get_logger()
 ANSWER_S = 120.0  # a cold start behind many others
 LINE_BYTES = 1 << 20
+REACH_S = 20.0  # for a keeper that is being started again
+POLL_S = 0.05
+LOST = "the keeper of sandboxes is gone; it will be started again"
+REPEATED = frozenset({"start", "find"})  # asked again of the next keeper: the last one's are over
+
+
+class SandboxGone(BoundaryError):  # noqa: N818 - reads as the event that it reports
+    """What the rollout had pinned is gone, and not by anything that it did."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("sandbox", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +55,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Keeper to host: a record, or why there is none (boundary "sandbox")."""
+    """Keeper to host: a record, or why there is none (boundary "sandbox").
+
+    gone: there was one, and it was not ended for anything that its rollout did.
+    """
 
     number: int
     record: Record | None = None
     error: str = ""
     retry: bool = True
+    gone: bool = False
 
 
 ASKED: Callable[[Any], Asked] = compile_decoder(Asked)
@@ -63,8 +79,9 @@ def line_of(message: Asked | Told) -> bytes:
 class Link:
     """The connection to the keeper; made when it is first needed, and again when it was lost."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reach_s: float = REACH_S) -> None:
         self._path = path
+        self._reach_s = reach_s
         self._entrance = Entrance()
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -78,7 +95,10 @@ class Link:
         return self._inside(await self._ask("start", spec=spec, owner=owner))
 
     async def find(self, owner: Owner) -> Inside:
-        """Return the sandbox that an earlier stage has pinned. Raises: BoundaryError("sandbox")."""
+        """Return the sandbox that an earlier stage has pinned.
+
+        Raises: SandboxGone, a BoundaryError("sandbox"), if it is gone without its doing.
+        """
         return self._inside(await self._ask("find", owner=owner))
 
     async def pin(self, name: str) -> None:
@@ -114,6 +134,16 @@ class Link:
         return Inside(record, self._entrance, lambda: self.stop(record.name))
 
     async def _ask(self, what: str, **more: Any) -> Told:
+        told = await self._ask_once(what, **more)
+        if told.error == LOST and what in REPEATED:
+            told = await self._ask_once(what, **more)
+        if told.gone:
+            raise SandboxGone(told.error)
+        if told.error:
+            raise BoundaryError("sandbox", told.error, retry=told.retry)
+        return told
+
+    async def _ask_once(self, what: str, **more: Any) -> Told:
         await self._connect()
         self._number += 1
         number = self._number
@@ -128,8 +158,6 @@ class Link:
             self._waiting.pop(number, None)
             if what == "start" and (answer.cancelled() or not answer.done()):
                 self._unwanted.add(number)
-        if told.error:
-            raise BoundaryError("sandbox", told.error, retry=told.retry)
         return told
 
     def _tell(self, message: Asked) -> None:
@@ -140,14 +168,19 @@ class Link:
         async with self._connecting:
             if self._writer is not None and not self._writer.is_closing():
                 return
-            try:
-                reader, self._writer = await asyncio.open_unix_connection(
-                    str(self._path), limit=LINE_BYTES
-                )
-            except OSError as wrong:
-                why = f"the keeper of sandboxes cannot be reached: {wrong}"
-                raise BoundaryError("sandbox", why) from wrong
+            reader, self._writer = await self._reach()
             self._reading = asyncio.create_task(self._read(reader, self._writer))
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        deadline = time.monotonic() + self._reach_s
+        while True:
+            try:
+                return await asyncio.open_unix_connection(str(self._path), limit=LINE_BYTES)
+            except OSError as wrong:
+                if time.monotonic() > deadline:
+                    why = f"the keeper of sandboxes cannot be reached: {wrong}"
+                    raise BoundaryError("sandbox", why) from wrong
+            await asyncio.sleep(POLL_S)
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -160,8 +193,7 @@ class Link:
             self._unwanted.clear()
             for number, waiting in self._waiting.items():
                 if not waiting.done():
-                    lost = "the keeper of sandboxes is gone; it will be started again"
-                    waiting.set_result(Told(number, error=lost))
+                    waiting.set_result(Told(number, error=LOST))
 
     def _hear(self, told: Told) -> None:
         waiting = self._waiting.get(told.number)
@@ -180,6 +212,7 @@ class AttemptSandboxes:
         self._link = link
         self._owner = owner
         self._opened: list[str] = []
+        self._uses_pinned = False
         self.pinned: list[str] = []
 
     async def open(self, spec: Spec | None) -> Sandbox:
@@ -188,6 +221,7 @@ class AttemptSandboxes:
             why = "the topology has no `sandboxes`"
             raise BoundaryError("sandbox", why, retry=False)
         if spec is None:
+            self._uses_pinned = True
             return await self._link.find(self._owner)
         sandbox = await self._link.start(spec, self._owner)
         self._opened.append(sandbox.name)
@@ -200,6 +234,18 @@ class AttemptSandboxes:
             await self._link.pin(name)
             self._opened.remove(name)
             self.pinned.append(name)
+
+    async def is_lost(self) -> bool:
+        """Whether the attempt used what was pinned, and that is gone without its doing."""
+        if self._link is None or not self._uses_pinned:
+            return False
+        try:
+            await self._link.find(self._owner)
+        except SandboxGone:
+            return True
+        except BoundaryError:
+            return False
+        return False
 
     def settle(self) -> None:
         """Say that the attempt's result is settled."""

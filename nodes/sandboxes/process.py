@@ -12,9 +12,9 @@ from pathlib import Path
 
 from engine.errors import BoundaryError
 
-from .bubblewrap import HOST_BIN, environment
 from .contract import Owner, Spec
 from .entrance import Entrance
+from .ground import HOST_BIN, environment
 from .inside import Inside
 from .places import make_base, make_shared, new_name
 from .records import Record, forget_record, kill_marked, remove_tree, write_record

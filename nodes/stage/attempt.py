@@ -44,14 +44,13 @@ class Inference(Model, Protocol):
 class Sessions:
     """A model that remembers which sessions an attempt opened, to release them on every path.
 
-    `aborted_tokens` counts what was sampled for requests that were cancelled meanwhile;
     `policy_version` is that of the first token sampled.
     """
 
     def __init__(self, model: Inference | None) -> None:
         self._model = model
         self._open: set[str] = set()
-        self.aborted_tokens = 0
+        self._released: set[str] = set()
         self.policy_version: int | None = None
 
     async def generate(
@@ -67,16 +66,22 @@ class Sessions:
         return generation
 
     async def release(self, session: str) -> None:
-        """End a session, and count what its aborted requests had sampled."""
+        """End a session. What its aborted requests had sampled is counted after the handler."""
         self._open.discard(session)
+        self._released.add(session)
         if self._model is not None:
             await self._model.release(session)
-            self.aborted_tokens += await self._model.settle(session)
 
-    async def release_all(self) -> None:
-        """End every session that is still open."""
+    async def release_all(self) -> int:
+        """End every session; return the tokens that were sampled for requests that were aborted.
+
+        No handler waits for that count: it may come late, and a sandbox is stopped meanwhile.
+        """
         for session in list(self._open):
             await self.release(session)
+        if self._model is None:
+            return 0
+        return sum([await self._model.settle(session) for session in self._released])
 
 
 @dataclass(slots=True, eq=False)
@@ -170,11 +175,12 @@ class Attempt:
         deadline = asyncio.get_running_loop().call_later(self._work.timeout_s, self._expire)
         try:
             ended = await self._end(body, find)
+            if ended[0].status == "failed" and not self._is_late:
+                ended = await self._as_lost(ended)
         finally:
             deadline.cancel()
             self.sandboxes.give_back()
-        await self._sessions.release_all()
-        return self._with_aborted(ended)
+        return _with_aborted(ended, await self._sessions.release_all())
 
     async def _end(self, body: list[Any], find: Callable[[str], Handler]) -> Ended:
         try:
@@ -194,14 +200,13 @@ class Attempt:
         except Exception as wrong:  # noqa: BLE001 - the boundary to a task kind's code
             return self._failed("handler", type(wrong).__name__, _describe(wrong))
 
-    def _with_aborted(self, ended: Ended) -> Ended:
-        """Add to a result's usage what was sampled for requests that were cancelled."""
-        result, frames = ended
-        tokens = self._sessions.aborted_tokens
-        if not tokens or result.usage is None:
+    async def _as_lost(self, ended: Ended) -> Ended:
+        """Return a failed result, as a lost one if what the rollout had pinned is gone."""
+        try:
+            is_lost = await self.sandboxes.is_lost()
+        except asyncio.CancelledError:  # out of time, or not wanted: a failure is true either way
             return ended
-        usage = replace(result.usage, tokens=result.usage.tokens + tokens)
-        return replace(result, usage=usage), frames
+        return (replace(ended[0], status="lost"), ended[1]) if is_lost else ended
 
     async def _finished(self, output: Output) -> Ended:
         """Return a handler's result, once what it pins is left to later stages."""
@@ -324,6 +329,15 @@ class Attempt:
             policy_version=self._sessions.policy_version,
             **known,
         )
+
+
+def _with_aborted(ended: Ended, tokens: int) -> Ended:
+    """Add to a result's usage what was sampled for requests that were aborted."""
+    result, frames = ended
+    if not tokens or result.usage is None:
+        return ended
+    usage = replace(result.usage, tokens=result.usage.tokens + tokens)
+    return replace(result, usage=usage), frames
 
 
 def _alignment(described: tuple[Buffer, Any]) -> int:

@@ -137,6 +137,7 @@ def test_generations_are_aborted_on_the_backend_and_their_tokens_are_counted(
         each = sorted(receipt.usage.tokens for receipt in case.receipts.values())
         assert each[0] >= FIRST_TOKENS
         assert each[2] > FIRST_TOKENS, "of those on the backend, the generation that was cut counts"
+        assert {rollout.outcome for rollout in client.rollouts()} == {"cancelled"}
         case.notes.unlink()
         short = Cancelled(scene, "run", "sample", first_tokens=5, then_tokens=7)
         client.submit(short._task, 2)

@@ -132,20 +132,21 @@ def test_a_killed_worker_takes_what_its_attempts_had_started(place: Path) -> Non
         assert [rollout.reward for rollout in client.rollouts()] == [1.0] * MANY
 
 
-def test_a_killed_keeper_takes_its_sandboxes_and_the_rollouts_are_told(place: Path) -> None:
+def test_a_killed_keeper_takes_its_sandboxes_and_the_rollouts_begin_again(place: Path) -> None:
     with boxes_in(place) as boxes, boxes.scene.client("trainer") as client:
-        client.submit(boxes.task("0"))
-        until(lambda: any(stage == "run" for stage, _ in executions(boxes.scene.counts)), "run")
-        [before] = boxes.up()
-        counts = boxes.scene.counts
-        until(lambda: counts.exists() and "run" in counts.read_text(), "its pin and its run")
+        client.submit_all(boxes.task(str(number)) for number in range(MANY))
+        until(lambda: _stages(boxes.scene).count("run") == MANY, "every run")
+        before = boxes.up()
+        assert len(before) == MANY
         hit(boxes.scene.node("sandboxes-0"), signal.SIGKILL)
-        until(lambda: not is_alive(before.pid), "its end", 10.0)
-        until(lambda: not Path(before.directory).exists(), "the sweep of the next keeper", 20.0)
+        until(lambda: not any(is_alive(each.pid) for each in before), "their end", 10.0)
         boxes.gate.touch()
-        [rollout] = client.rollouts()
-        assert (rollout.outcome, rollout.reward) == ("failed", None)
-        assert {failure.boundary for failure in rollout.failures} == {"sandbox"}
+        rollouts = list(client.rollouts())
+        assert [rollout.reward for rollout in rollouts] == [1.0] * MANY
+        for rollout in rollouts:
+            assert [failure.boundary for failure in rollout.failures] == ["sandbox"]
+        assert _stages(boxes.scene).count("init") == 2 * MANY
+        until(lambda: not boxes.left(), "the end of all sandboxes", 20.0)
 
 
 def test_a_killed_launcher_leaves_nothing(place: Path) -> None:
@@ -205,6 +206,11 @@ def _figure(scene: Scene, name: str) -> float:
     [node] = [node for node in scene.status()["nodes"] if node["role"] == "sandboxes"]
     figure: float = node["figures"][name]
     return figure
+
+
+def _stages(scene: Scene) -> list[str]:
+    found = executions(scene.counts).items()
+    return [stage for (stage, _), attempts in found for _ in attempts]
 
 
 def _kill_launcher(scene: Scene) -> None:

@@ -154,7 +154,9 @@ class Node:
     def _status(self) -> str:
         if self.world.chance(0.05):
             return "failed"
-        return "released" if self.world.chance(0.05) else "done"
+        if self.world.chance(0.05):
+            return "released"
+        return "lost" if self.world.chance(0.02) else "done"
 
     def _result(self, key: Held, status: Any) -> StageResult:
         rollout_id, attempt = key
@@ -172,7 +174,7 @@ class Node:
             final=done and self.stage == "run" and rng.random() < 0.1,
             pinned=done and self.stage == "init" and rng.random() < 0.5,
             reward=rng.random() if done else None,
-            failure=failure if status == "failed" else None,
+            failure=failure if status in {"failed", "lost"} else None,
             usage=Usage(1, 5, 0.1),
             buffers=buffers(10, self.stage) if done else (),
         )

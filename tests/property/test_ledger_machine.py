@@ -228,7 +228,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(p.held for p in self.processes.values()))
     @rule(
         data=st.data(),
-        status=st.sampled_from(["done", "done", "done", "failed", "released", "cancelled"]),
+        status=st.sampled_from(["done", "done", "done", "failed", "lost", "released", "cancelled"]),
         flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
         size_bytes=st.sampled_from([0, 0, 500]),
     )
@@ -251,7 +251,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 final=final and status == "done",
                 pinned=pinned and status == "done",
                 reward=1.0 if status == "done" else 0.0,
-                failure=failure if status == "failed" else None,
+                failure=failure if status in {"failed", "lost"} else None,
                 retry=retry,
                 buffers=buffers(size_bytes, process.stage),
             )

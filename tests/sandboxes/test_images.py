@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from nodes.sandboxes.building import ImageError, digest, listed, prune, resolve, sources
+from nodes.sandboxes.building import digest, listed, prune
+from nodes.sandboxes.images import ImageError
+from nodes.sandboxes.recipes import resolve, sources
 
 REPOSITORY = Path(__file__).parents[2]
 BUILDER = """\
 #!/bin/sh
+[ "$1" = --version ] && exit
+[ "$1" = inspect ] && { echo '{"data": {"attributes": {"labels": {"of": "mine"}}}}'; exit; }
 echo built >> "$(dirname "$0")/builds"
 sleep 1
 grep -q broken "$4" && { echo "it is broken" >&2; exit 3; }
@@ -72,7 +76,7 @@ def test_an_image_is_built_once_and_again_when_a_file_has_changed(place: Path) -
     (place / "rootfs" / "file").write_text("two")
     assert build(place) != first
     assert builds(place) == 2
-    assert len(listed(place / "cache")) == 2
+    assert [image.labels for image in listed(place / "cache")] == [{"of": "mine"}] * 2
     [removed] = prune(place / "cache", 1)
     assert removed.path == first
     assert not Path(first).exists()
@@ -128,6 +132,10 @@ def test_files_of_a_definition_are_its_sources(tmp_path: Path) -> None:
     )
     assert sources(text, tmp_path) == [tmp_path / "base.sif", tmp_path / "repo", tmp_path / "a/b"]
     assert sources("Bootstrap: docker\nFrom: python:3\n", tmp_path) == []
+    stages = (
+        "Bootstrap: oci-archive\nFrom: a.tar:tag\n%files from one\n    /x /y\n%files\n    c /c\n"
+    )
+    assert sources(stages, tmp_path) == [tmp_path / "a.tar", tmp_path / "c"]
 
 
 @pytest.mark.parametrize("name", ["base", "docker", "swe"])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,31 @@ from engine.errors import BoundaryError
 from nodes.sandboxes.contract import Limits, Spec
 from nodes.sandboxes.enter import start_time
 from nodes.sandboxes.keeper import Keeper
-from nodes.sandboxes.link import AttemptSandboxes, Link
+from nodes.sandboxes.link import AttemptSandboxes, Link, SandboxGone
 from nodes.sandboxes.process import Process
 
 from ..sandbox_kit import OWNER, leftovers, make_provider, need
 
 S = 60.0
+MIB = 1024 * 1024
+HOARD = """
+import subprocess, sys
+script = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); time.sleep(1.5)"
+count, size = sys.argv[1:]
+started = [subprocess.Popen([sys.executable, "-c", script, size]) for _ in range(int(count))]
+print(*[each.wait() for each in started])
+"""
+SHARERS = """
+import os, time
+held = b"x" * (150 << 20)
+pids = []
+for _ in range(4):
+    if not (pid := os.fork()):
+        time.sleep(1.5)
+        os._exit(0)
+    pids.append(pid)
+print(*[os.waitpid(pid, 0)[1] for pid in pids])
+"""
 Scene = Callable[[Keeper, Link], Awaitable[None]]
 
 
@@ -141,10 +160,78 @@ def test_what_an_earlier_keeper_left_is_removed_whatever_made_it(short_path: Pat
     assert start_time(pid) == 0
 
 
+def test_processes_that_together_take_too_much_are_ended_and_the_sandbox_goes_on(
+    short_path: Path,
+) -> None:
+    limits = Limits(memory_bytes=512 * MIB, total_bytes=256 * MIB)
+
+    async def scene(keeper: Keeper, link: Link) -> None:
+        sandbox = await link.start(Spec(limits=limits), OWNER)
+        small = await sandbox.exec(["python3", "-c", HOARD, "1", "60"], timeout_s=S)
+        assert (small.exit_code, keeper.figures()["over_memory"]) == (0, 0)
+        many = await sandbox.exec(["python3", "-c", HOARD, "6", "60"], timeout_s=S)
+        assert b"-9" in many.stdout.split() or many.exit_code == -9
+        assert keeper.figures()["over_memory"] >= 1
+        alive = await sandbox.exec(["echo", "still here"], timeout_s=S)
+        assert alive.stdout == b"still here\n"
+
+    play(short_path, scene)
+
+
+def test_pages_that_processes_share_count_once(short_path: Path) -> None:
+    limits = Limits(memory_bytes=512 * MIB, total_bytes=256 * MIB)
+
+    async def scene(keeper: Keeper, link: Link) -> None:
+        sandbox = await link.start(Spec(limits=limits), OWNER)
+        done = await sandbox.exec(["python3", "-c", SHARERS], timeout_s=S)
+        assert (done.exit_code, done.stdout) == (0, b"0 0 0 0\n")
+        assert keeper.figures()["over_memory"] == 0
+
+    play(short_path, scene)
+
+
+def test_files_in_memory_over_the_bound_end_the_sandbox(short_path: Path) -> None:
+    limits = Limits(total_bytes=32 * MIB, disk_bytes=64 * MIB)
+
+    async def scene(keeper: Keeper, link: Link) -> None:
+        sandbox = await link.start(Spec(limits=limits), OWNER)
+        await link.pin(sandbox.name)
+        with suppress(BoundaryError):
+            await sandbox.exec(
+                ["sh", "-c", "head -c 50000000 /dev/zero > f; sleep 60"], timeout_s=S
+            )
+        await over(lambda: keeper.counts["ended"])
+        with pytest.raises(BoundaryError, match="its files in memory take") as caught:
+            await link.find(OWNER)
+        assert not isinstance(caught.value, SandboxGone)
+
+    play(short_path, scene)
+
+
+def test_a_shared_directory_over_the_bound_ends_the_sandbox(short_path: Path) -> None:
+    limits = Limits(disk_bytes=8 * MIB)
+
+    async def scene(keeper: Keeper, link: Link) -> None:
+        sandbox = await link.start(Spec(limits=limits), OWNER)
+        script = "for i in 1 2 3; do head -c 5000000 /dev/zero > /shared/$i; done; sleep 60"
+        with suppress(BoundaryError):
+            await sandbox.exec(["sh", "-c", script], timeout_s=S)
+        await over(lambda: keeper.counts["ended"])
+        assert keeper.figures()["over_disk"] == 1
+
+    play(short_path, scene)
+
+
+async def over(found: Callable[[], object]) -> None:
+    async with asyncio.timeout(S):
+        while not found():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 def test_without_a_keeper_a_task_is_told(short_path: Path) -> None:
     async def ask() -> None:
         with pytest.raises(BoundaryError, match="cannot be reached"):
-            await Link(short_path / "nobody").start(Spec(), OWNER)
+            await Link(short_path / "nobody", 0.1).start(Spec(), OWNER)
         with pytest.raises(BoundaryError, match="no `sandboxes`"):
             await AttemptSandboxes(None, OWNER).open(Spec())
 

@@ -143,7 +143,7 @@ def test_a_life_is_counted_from_the_day_it_is_lent() -> None:
 
 
 def test_limits_are_clipped_and_the_network_is_not() -> None:
-    most = Limits(memory_bytes=10, cpu_s=1.0, processes=2, wall_s=3.0, disk_bytes=4)
+    most = Limits(memory_bytes=10, total_bytes=9, cpu_s=1.0, processes=2, wall_s=3.0, disk_bytes=4)
     found = clipped(replace(Limits(), network=True, processes=1), most)
     assert found == replace(most, network=True, processes=1, output_bytes=Limits().output_bytes)
 

@@ -4,6 +4,7 @@ import pytest
 
 from engine.errors import JournalError
 from engine.ledger import Deliver, Dispatch, Ended, FreeBody, Keep, Rewound, StageDone
+from engine.ledger.attempts import MOST_LOSSES
 from engine.ledger.recovery import Recovery
 from engine.messages import WorkerWelcome
 from engine.records import StageTiming
@@ -167,6 +168,47 @@ def test_a_rollout_whose_host_is_lost_starts_again(ledger: Driver) -> None:
     ledger.worker("w2", host="b")
     assert [(work.stage, work.attempt) for work in ledger.only(Dispatch)] == [(0, 2)]
     assert ledger.ledger.status(ledger.now)["bounds"]["bytes"] == [10, RULES.bytes]
+
+
+def test_a_rollout_whose_pin_is_gone_begins_again_and_its_attempts_count_anew(
+    ledger: Driver,
+) -> None:
+    pinned(ledger)
+    ledger.worker("w2", "run")
+    ledger.result("w2", "r1", 2, "lost")
+    kept = [keep.entry for keep in ledger.only(Keep)]
+    assert Rewound(lost=True) in kept
+    assert ledger.only(FreeBody) == [FreeBody(2)]
+    assert [(work.stage, work.attempt) for work in ledger.only(Dispatch)] == [(0, 3)]
+    rollout = ledger.ledger._books.rollouts["r1"]
+    assert (rollout.failed, rollout.losses, rollout.host) == (0, 1, "")
+
+
+def test_a_rollout_that_loses_its_pin_again_and_again_fails_even_after_a_restart(
+    ledger: Driver,
+) -> None:
+    pinned(ledger)
+    for loss in range(MOST_LOSSES + 1):
+        ledger.worker("w1")
+        ledger.worker("w2", "run")
+        ledger.result("w2", "r1", 2 * loss + 2, "lost")
+        assert ledger.state("r1") in {"ready", "leased"} or loss == MOST_LOSSES
+        if loss == 1:
+            ledger.restart()
+            ledger.worker("w1")
+            ledger.worker("w2", "run")
+        if loss < MOST_LOSSES:
+            ledger.result("w1", "r1", 2 * loss + 3, pinned=True)
+    assert ledger.state("r1") == "delayed"
+    assert ledger.ledger._books.rollouts["r1"].failed == 1
+
+
+def test_a_lost_result_of_what_was_not_pinned_is_a_failure(ledger: Driver) -> None:
+    ledger.client()
+    ledger.submit("r1")
+    ledger.worker("w1")
+    ledger.result("w1", "r1", 1, "lost")
+    assert ledger.state("r1") == "delayed"
 
 
 def test_a_host_is_lost_only_after_a_lease(ledger: Driver) -> None:

@@ -13,7 +13,7 @@ from engine import Client, Task
 from ..topology_kit import Site, running_topology
 from .test_exactness import topology
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 ROLLOUTS = 6
 PATIENCE_S = 120.0

@@ -4,6 +4,7 @@ payload: {"gate": a file that run waits for, "pinned": true, "wall_s": life of t
 """
 
 import asyncio
+import sys
 from pathlib import Path
 
 from nodes.sandboxes.contract import Limits, Spec
@@ -46,9 +47,15 @@ async def eval(context: Context) -> Output:  # noqa: A001 - the stage's name
     data = context.data["run"]
     if context.task.payload.get("pinned", True):
         fresh = await context.sandbox(Spec())
-        assert "mark" not in [entry.name for entry in await fresh.list("/work")]
+        assert {entry.name for entry in await fresh.list("/work")} == _shown()
         assert (await context.sandbox()).name == context.data["init"]["sandbox"]
     return Output(reward=float(data["mark"] == context.rollout_id))
+
+
+def _shown() -> set[str]:
+    """Return what bubblewrap shows in an empty /work: the way to a Python that lies below it."""
+    prefixes = [Path(each).parts for each in (sys.prefix, sys.base_prefix)]
+    return {parts[2] for parts in prefixes if parts[:2] == ("/", "work")}
 
 
 async def _gate(payload: dict[str, str]) -> None:
