@@ -112,11 +112,9 @@ $(VLLM)/.train: pyproject.toml $(VLLM_STAMP)
 	touch $@
 
 # What `make train` starts from: a model that knows how sums are done, and often slips.
-$(MODELS)/.pupil: examples/train/sums.py examples/train/transcripts.py \
-  nodes/backends/tiny_model.py nodes/data/tokenizer.json | $(VLLM)/.train
-	$(VLLM)/bin/python -m examples.train.transcripts $(MODELS)/pupil.npz
-	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/pupil \
-	  --conversations $(MODELS)/pupil.npz --steps 800
+$(MODELS)/.pupil: examples/train/sums.py examples/train/warmup.py nodes/backends/tiny_model.py \
+  nodes/data/tokenizer.json | $(VLLM)/.train
+	$(VLLM)/bin/python -m examples.train.warmup $(MODELS)/pupil
 	touch $@
 
 clean:
