@@ -207,11 +207,9 @@ class AsyncClient:
                 else:
                     await self._changes(TICK_S)
         finally:
-            if sampling.is_over or sampling_id is None:
-                sampling.close()
-            else:
-                sampling.leave()
-            self._send_all()
+            sampling.finish()
+            if not self._pump.socket.closed:
+                self._send_all()
 
     async def close_sampling(self, sampling_id: str) -> None:
         """Cancel what is open of a sampling that was left; see Client.close_sampling."""

@@ -28,3 +28,7 @@ class Listener(Protocol):
     def welcome(self) -> None:
         """Tell a broker that has just welcomed us how far we are."""
         ...
+
+    def finish(self) -> None:
+        """Take that the client closes."""
+        ...

@@ -94,6 +94,8 @@ class Sampling:
         self._core = core
         self._spec = spec
         self._name = name or f"sampling-{uuid4().hex[:12]}"
+        self._lasts = name is not None
+        self._left = False
         self._source = Source(tasks, patience_s)
         self._prompts: dict[int, Prompt] = {}
         self._flying: list[Submission] = []
@@ -175,6 +177,7 @@ class Sampling:
 
     def leave(self) -> None:
         """Take part no more; the broker keeps the sampling for whoever opens it again."""
+        self._left = True
         self._source.close()
         for submission in self._flying:
             self._core.give_up(submission)
@@ -185,6 +188,15 @@ class Sampling:
         """Leave, have what is open cancelled, and let the broker forget the sampling."""
         self.leave()
         self._core.end_sampling(self._name)
+
+    def finish(self) -> None:
+        """Leave a sampling that has a name and more batches, and close any other."""
+        if self._left:
+            return
+        if self._over or not self._lasts:
+            self.close()
+        else:
+            self.leave()
 
     def add(self, rollout: Rollout) -> None:
         """Take a result: held until its group has a verdict."""
