@@ -1,6 +1,7 @@
 """What the broker keeps of nodes that are no workers."""
 
-from engine.messages import NodeHello
+from engine.messages import NodeHello, Part
+from engine.wire import json_buffer
 from nodes.broker.others import FORGET_LEASES, MOST_ADDED, Others
 
 
@@ -27,3 +28,11 @@ def test_backends_that_were_added_are_taken_up_to_a_bound_and_forgotten_when_lon
     assert others.takes(hello("added-0"))
     others.heard(hello("router", "router"), b"", FORGET_LEASES + 1.0)
     assert [node["node"] for node in others.status(0.0)] == ["router"]
+
+
+def test_what_a_node_looks_after_can_be_told_as_json() -> None:
+    others = Others({"router"}, lease_s=1.0)
+    parts = (Part("sim-0", "open", {"running": 2.0}),)
+    others.heard(NodeHello("router-1", "router", "router", "local", {}, parts), b"", 0.0)
+    _, text = json_buffer("nodes", others.status(0.0))
+    assert b'"parts":[{"name":"sim-0","state":"open","figures":{"running":2.0}}]' in text
