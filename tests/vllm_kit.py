@@ -24,7 +24,7 @@ from nodes.backends.vllm.server import HOST, free_port
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 TINY, OTHER = ROOT / ".cache/models/tiny", ROOT / ".cache/models/other"
-START_S = 900.0
+START_S = 900.0  # half a minute where nothing else runs
 SCRIPT_S = 240.0
 CONTEXT_TOKENS = 2048
 ARGUMENTS = (
