@@ -26,8 +26,9 @@ run: $(VENV)/.run
 	$(BIN)/rollmq tasks examples --for topology.yaml --out out-tasks.jsonl
 	$(BIN)/rollmq run topology.yaml --tasks out-tasks.jsonl --group-size 8 --out out-tools --overwrite
 
+# Most tests wait for processes: several files at a time take a fraction of the time.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

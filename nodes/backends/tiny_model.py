@@ -31,9 +31,9 @@ import numpy.typing as npt
 from ..tokens import END, FILE, START, load
 
 CONTEXT_TOKENS = 4096
-BATCH = 16
+BATCH, SHOWN = 16, 16  # conversations, and demonstrations, in a batch; a quarter if whole
 WHOLE_EVERY = 8  # batches with the system message, which is long and always the same
-SHOWN_EVERY = 3  # steps that see demonstrations, too; every other time whole
+SHOWN_EVERY = 2  # steps with one of demonstrations after them; every other of these is whole
 LEARNING_RATE = 3e-3
 WARM_UP_STEPS = 30
 IGNORED = -100  # the label of what the model reads
@@ -84,7 +84,7 @@ class Conversations:
 
     def some(self, chance: np.random.Generator, *, is_whole: bool) -> list[Sample]:
         """Return some at random, whatever their lengths: where there are few."""
-        places = chance.permutation(len(self.samples))[: BATCH // 4 if is_whole else BATCH]
+        places = chance.permutation(len(self.samples))[: SHOWN // 4 if is_whole else SHOWN]
         drawn = [self.samples[at] for at in places]
         return drawn if is_whole else [each.cut() for each in drawn]
 
@@ -127,22 +127,24 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     began = time.monotonic()
-    shown = 0.0
-    for step in range(steps):
-        loss = _loss(model, conversations.batch(chance, is_whole=step % WHOLE_EVERY == 0))
+
+    def learn(samples: list[Sample]) -> float:
+        loss = _loss(model, samples)
         loss.backward()
-        if demonstrations is not None and step % SHOWN_EVERY == 0:
-            also = _loss(model, demonstrations.some(chance, is_whole=step % 2 == 0))
-            also.backward()
-            shown = also.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
+        return float(loss.item())
+
+    shown = 0.0
+    for step in range(steps):
+        told = learn(conversations.batch(chance, is_whole=step % WHOLE_EVERY == 0))
+        if demonstrations is not None and step % SHOWN_EVERY == 0:
+            shown = learn(demonstrations.some(chance, is_whole=step % (2 * SHOWN_EVERY) == 0))
+        schedule.step()
         if (step + 1) % REPORT_EVERY == 0:
-            seconds = time.monotonic() - began
-            losses = f"loss {loss.item():.3f}, of demonstrations {shown:.3f}"
-            print(f"step {step + 1}: {losses}, {seconds:.0f} s")  # noqa: T201
+            losses = f"loss {told:.3f}, of demonstrations {shown:.3f}"
+            print(f"step {step + 1}: {losses}, {time.monotonic() - began:.0f} s")  # noqa: T201
 
 
 def _rate(step: int, steps: int) -> float:
@@ -198,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--conversations", type=Path, help="what to train on")
     parser.add_argument("--demonstrations", type=Path, help="what to learn by heart beside them")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     chosen = parser.parse_args(arguments)
     import torch  # noqa: PLC0415 - not in rollmq's own environment
 

@@ -26,7 +26,7 @@ from engine.typed import AtLeast, Length, Text
 from ..sandboxes.contract import Limits, Sandbox, Spec
 from . import Context, Output
 from .swe_repository import DECIDES, UNPACKED, Repository, changed_files
-from .talk import Talk, hold, opening, payload_reader, toolset
+from .talk import Talk, ToolName, hold, opening, payload_reader, toolset
 
 SYSTEM = (
     "You repair software. The repository is in {path}. Find the cause of the issue, change the "
@@ -37,8 +37,14 @@ PATCH_BYTES = 8 * 1024**2
 Long = Annotated[str, Length(0, 10_000_000)]
 
 
-def _talk() -> Talk:
-    return Talk(turns=50, context_tokens=32_768, wall_s=1800.0, tools=("bash", "editor"))
+@dataclass(frozen=True, slots=True)
+class LongTalk(Talk):
+    """A talk about a repository: with tools, and longer than others unless it says otherwise."""
+
+    turns: Annotated[int, AtLeast(1), "of the model, at most"] = 50
+    context_tokens: Annotated[int, AtLeast(2), "prompt and completion together"] = 32_768
+    wall_s: Annotated[float, AtLeast(1), "seconds for the conversation"] = 1800.0
+    tools: Annotated[tuple[ToolName, ...], "what the model may call"] = ("bash", "editor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ class Payload:
     test_patch: Annotated[Long, "the tests, applied after the model's patch"] = ""
     test_cpu_s: Annotated[float, AtLeast(1), "processor time of all tests"] = 300.0
     memory_bytes: Annotated[int, AtLeast(1), "of each process"] = 4 * 1024**3
-    talk: Annotated[Talk, "how the conversation is held"] = field(default_factory=_talk)
+    talk: Annotated[LongTalk, "how the conversation is held"] = field(default_factory=LongTalk)
 
 
 read_payload = payload_reader(Payload)

@@ -163,13 +163,17 @@ class Scene:
 
     def start_trainer(self, rollouts: int, **options: Any) -> subprocess.Popen[bytes]:
         """Start the next life of the trainer; further options are its command line's."""
+        return self.start_life("trainer.py", rollouts=rollouts, **options)
+
+    def start_life(self, program: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Start the next life of a program that trains; options are its command line's."""
         log = self.directory / f"life-{len(self.logs)}.jsonl"
         payload = json.dumps({"counts": str(self.counts), **options.pop("payload", {})})
-        arguments = {"topology": self.topology, "log": log, "rollouts": rollouts, **options}
+        arguments = {"topology": self.topology, "log": log, **options}
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()]
         with self._output("trainer").open("ab") as output:
             trainer = subprocess.Popen(
-                [sys.executable, HERE / "trainer.py", *flags, f"--payload={payload}"],
+                [sys.executable, HERE / program, *flags, f"--payload={payload}"],
                 stdout=output,
                 stderr=output,
                 env=self.environment,

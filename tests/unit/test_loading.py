@@ -140,6 +140,12 @@ def test_every_example_is_a_task_and_has_a_demonstration(kind: str, tmp_path: Pa
     )
 
 
+def test_a_setting_of_a_talk_leaves_the_other_defaults_of_its_kind() -> None:
+    row = {"instance_id": "i", "problem_statement": "p", "FAIL_TO_PASS": ["t.py::t"]}
+    talk = READERS["swe"]({**swe_row(row), "talk": {"turns": 7}}).talk
+    assert (talk.turns, talk.tools, talk.wall_s) == (7, ("bash", "editor"), 1800.0)
+
+
 def test_bad_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tasks(["math", "--examples", "--set", "talk.turns", "--out", str(tmp_path / "t")]) == 2
     assert "expected NAME=JSON" in capsys.readouterr().err
