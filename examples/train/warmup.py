@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from nodes import tokens
-from nodes.agent import ChatmlTemplate
-from nodes.backends.tiny_conversations import Part
+from nodes.agent import ChatmlTemplate, Message
+from nodes.backends.tiny_conversations import SPEC, Part
 from nodes.backends.tiny_model import make_model, save
+from nodes.tasks.calculator import SYSTEM
 
 from .batches import Row, collate
 from .policy import token_logprobs
@@ -31,6 +32,7 @@ from .sums import SLIPS, draw, transcript
 BATCH = 16
 RATE = 3e-3
 RISING_STEPS = 30
+WHOLE_EVERY = 8  # batches with the system message, which is long and always the same
 REPORT_EVERY = 50
 SHOWN = 64  # right transcripts of which the chance is told
 
@@ -42,6 +44,9 @@ def train(model: Any, steps: int, slips: float, chance: random.Random) -> None:
         model.lm_head.weight.copy_(model.model.embed_tokens.weight)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98))
     shown = [row(transcript(draw(chance), "", chance, template)) for _ in range(SHOWN)]
+    system = len(template.opening([Message("system", SYSTEM)], [SPEC])) - len(
+        template.opening([], [])
+    )
     began = time.monotonic()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -50,6 +55,8 @@ def train(model: Any, steps: int, slips: float, chance: random.Random) -> None:
         for _ in range(BATCH):
             slip = chance.choice(SLIPS) if chance.random() < slips else ""
             made.append(row(transcript(draw(chance), slip, chance, template)))
+        if step % WHOLE_EVERY:
+            made = [without(each, system) for each in made]
         loss = -token_logprobs(model, collate(made)).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -70,6 +77,12 @@ def row(parts: Sequence[Part]) -> Row:
     return Row(ids, written, np.zeros(len(ids), dtype=np.float32), 0.0, 0, len(ids))
 
 
+def without(whole: Row, beginning: int) -> Row:
+    """Return a row without its beginning: places are relative, so the rest means the same."""
+    ids, sampled = whole.token_ids[beginning:], whole.sampled[beginning:]
+    return Row(ids, sampled, whole.logprobs[beginning:], 0.0, 0, len(ids))
+
+
 def chance_of(model: Any, shown: Sequence[Row]) -> float:
     """Return the mean probability of sampling what is written in these rows, word for word."""
     counts = [int(each.sampled.sum()) for each in shown]
@@ -82,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the model; return the exit status."""
     parser = argparse.ArgumentParser(prog="examples.train.warmup", description="make a tiny model")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--slips", type=float, default=0.65, help="share of transcripts with one")
     parser.add_argument("--seed", type=int, default=7)
     chosen = parser.parse_args(arguments)
