@@ -21,6 +21,15 @@ from .kit import train
 pytestmark = [pytest.mark.trl, pytest.mark.timeout(3000)]
 
 GROUPS, GROUP_SIZE, STEPS = 2, 4, 3
+BRIEF = """\
+from nodes.tasks import Output
+from nodes.tasks.calculator import init, run
+
+
+async def eval(context):
+    turns = [turn["completion"] for turn in context.data["run"]["turns"]]
+    return Output(reward=-sum(end - start for start, end in turns) / 100)
+"""
 TURNS = """\
 import numpy as np
 
@@ -62,13 +71,18 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def learned(place: Path, vllm_url: str) -> dict[str, Any]:
-    """Train on calculator conversations with a real server that gets each step's weights."""
+    """Train to be brief with the calculator, on a real server that gets each step's weights.
+
+    The tiny model hardly ever calculates right, so that score would teach nothing.
+    """
     settings = {"turns": 4, "max_tokens": 96, "context_tokens": 1900}
     tasks = [
-        Task(each["task_id"], each["kind"], each["payload"])
+        Task(each["task_id"], "kinds.brief", each["payload"])
         for each in calculator_tasks(GROUPS * STEPS, 5, settings)
     ]
-    with running_topology(place, topology({"url": vllm_url}), {}, ready_s=900) as site:
+    with running_topology(
+        place, topology({"url": vllm_url}), {"brief": BRIEF}, ready_s=900
+    ) as site:
         return train(
             place,
             site.topology.path,
