@@ -13,7 +13,7 @@ from engine import Client, Task
 from ..topology_kit import Site, running_topology
 from .test_exactness import topology
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 ROLLOUTS = 6
 PATIENCE_S = 120.0
@@ -47,7 +47,9 @@ def test_a_cancel_ends_generations_on_the_server_and_counts_their_tokens(
     vllm_url: str, short_path: Path, tell: Callable[[str], None]
 ) -> None:
     with (
-        running_topology(short_path, topology({"url": vllm_url}), {"endless": ENDLESS}) as site,
+        running_topology(
+            short_path, topology({"url": vllm_url}), {"endless": ENDLESS}, ready_s=240
+        ) as site,
         Client(site.topology.path, "trainer") as client,
     ):
         until(site, lambda: backend_figure(client, "backends") == 1, "the backend in use")
