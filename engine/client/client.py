@@ -253,7 +253,7 @@ class Client:
         sampling = Sampling(self._core, tasks, spec, sampling_id, source_patience_s)
         try:
             while (batch := self._batch(sampling)) is not None:
-                with Background(lambda: self._pump(PROMPT_S)):
+                with Background(self._pump_unless_closed):
                     yield batch
                 with self._lock:
                     sampling.take()
@@ -371,13 +371,14 @@ class Client:
 
     def close(self) -> None:
         """Acknowledge what was taken, say goodbye and close the socket."""
-        if self._socket.closed:
-            return
-        try:
-            self._core.leave()
-            self._send_all()
-        finally:
-            self._context.destroy(linger=1000)
+        with self._lock:  # a sampling that was not closed may still have its thread
+            if self._socket.closed:
+                return
+            try:
+                self._core.leave()
+                self._send_all()
+            finally:
+                self._context.destroy(linger=1000)
 
     def _submit(
         self,
@@ -466,6 +467,11 @@ class Client:
     def _pump(self, wait_s: float) -> None:
         with self._lock:
             self._turn(wait_s)
+
+    def _pump_unless_closed(self) -> None:
+        with self._lock:
+            if not self._socket.closed:
+                self._turn(PROMPT_S)
 
     def _turn(self, wait_s: float) -> None:
         self._core.tick(time.monotonic())
