@@ -1,4 +1,5 @@
-# make run    set up what is needed and run the main job: reasoning tasks through the whole topology
+# make run    set up what is needed and run the main job: reasoning tasks through the whole topology,
+#             then tasks with tools, in sandboxes where bubblewrap or Apptainer is there
 # make test   set up and run every test
 # make check  what CI runs: lint, types, tests
 # make vllm   vLLM on CPU in an environment of its own, a tiny model, and every test that needs them
@@ -22,9 +23,12 @@ run: $(VENV)/.run
 	  --names gcd,lcm,chain_sum,basic_arithmetic,number_sorting,spell_backward \
 	  --count 120 --seed 7 --out out-tasks.jsonl
 	$(BIN)/rollmq run topology.yaml --tasks out-tasks.jsonl --group-size 8 --out out --overwrite
+	$(BIN)/rollmq tasks examples --for topology.yaml --out out-tasks.jsonl
+	$(BIN)/rollmq run topology.yaml --tasks out-tasks.jsonl --group-size 8 --out out-tools --overwrite
 
+# Most tests wait for processes: several files at a time take a fraction of the time.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -34,7 +38,7 @@ lint: $(VENV)/.test
 check: lint test
 
 vllm: $(VENV)/.test $(MODELS)/.made
-	$(BIN)/python -m pytest -m vllm
+	$(BIN)/python -m pytest -m 'vllm and not apptainer'
 	$(BIN)/rollmq check topology-vllm.yaml --json > /dev/null
 	$(BIN)/rollmq tasks calculator --count 8 --seed 7 --out out-tasks.jsonl
 	$(BIN)/rollmq run topology-vllm.yaml --tasks out-tasks.jsonl --group-size 4 --out out --overwrite
@@ -87,9 +91,10 @@ $(TRL_STAMP): pyproject.toml
 	touch $@
 
 # The trained model, and one with random weights: another checkpoint.
-$(MODELS)/.made: nodes/backends/tiny_model.py $(MODELS)/conversations.npz $(VLLM_STAMP)
+$(MODELS)/.made: nodes/backends/tiny_model.py $(MODELS)/conversations.npz \
+  $(MODELS)/demonstrations.npz $(VLLM_STAMP)
 	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny \
-	  --conversations $(MODELS)/conversations.npz
+	  --conversations $(MODELS)/conversations.npz --demonstrations $(MODELS)/demonstrations.npz
 	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/other --seed 99
 	touch $@
 
@@ -97,19 +102,22 @@ $(MODELS)/conversations.npz: nodes/backends/tiny_conversations.py nodes/tasks/ca
   nodes/data/tokenizer.json | $(VENV)/.test
 	$(BIN)/python -m nodes.backends.tiny_conversations $@
 
+# What a model reads of its tools and tasks is a part of what it learns.
+$(MODELS)/demonstrations.npz: nodes/backends/tiny_demonstrations.py nodes/data/tokenizer.json \
+  $(wildcard nodes/agent/*.py nodes/tasks/*.py nodes/tools/*.py nodes/data/examples/*) | $(VENV)/.test
+	$(BIN)/python -m nodes.backends.tiny_demonstrations $@
+
 # The trainer runs in vLLM's environment, which has torch.
 $(VLLM)/.train: pyproject.toml $(VLLM_STAMP)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
 	touch $@
 
 # What `make train` starts from: a model that knows how sums are done, and often slips.
-$(MODELS)/.pupil: examples/train/sums.py examples/train/transcripts.py \
-  nodes/backends/tiny_model.py nodes/data/tokenizer.json | $(VLLM)/.train
-	$(VLLM)/bin/python -m examples.train.transcripts $(MODELS)/pupil.npz
-	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/pupil \
-	  --conversations $(MODELS)/pupil.npz --steps 800
+$(MODELS)/.pupil: examples/train/sums.py examples/train/warmup.py nodes/backends/tiny_model.py \
+  nodes/data/tokenizer.json | $(VLLM)/.train
+	$(VLLM)/bin/python -m examples.train.warmup $(MODELS)/pupil
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(TRL) .cache out out-train out-tasks.jsonl run build *.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRL) .cache out out-* run build *.egg-info
 	rm -rf examples/train/run

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from msgspec import to_builtins
 from rich.console import Console
 
 from .backends import add_backends
@@ -256,7 +257,7 @@ def _cancel(options: argparse.Namespace, console: Console) -> int:
             client_id=options.client,
         )
     if options.json:
-        _print_json(answer)
+        _print_json(to_builtins(answer))
         return 0
     for receipt in answer.receipts:
         used = receipt.usage

@@ -185,7 +185,7 @@ class Supervisor:
     def _missing(self) -> set[str]:
         names = {child.node.name for child in self._children.values()}
         try:
-            with Client(self._topology.path, "launcher", connect_s=0.5) as client:
+            with Client(self._topology.path, connect_s=0.5) as client:
                 status = client.status(2.0)
         except BrokerUnreachable:
             return names

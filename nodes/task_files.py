@@ -1,8 +1,9 @@
-"""`rollmq tasks math|code|stem|swe`: task files from the field's files, the examples, or a package.
+"""`rollmq tasks math|code|stem|swe|examples`: task files from the field's files, or our own.
 
     rollmq tasks math --from problems.jsonl --set talk.tools='["bash"]' --out tasks.jsonl
     rollmq tasks code --examples --out tasks.jsonl
     rollmq tasks swe --sdist package-1.0.tar.gz --count 10 --out tasks.jsonl
+    rollmq tasks examples --for topology.yaml --out tasks.jsonl
 
 Job: read arguments, call what makes tasks.
 Does not know: how rows become payloads (`tasks.loading`) or mutations instances (`tasks.swe_made`).
@@ -12,6 +13,7 @@ Invariants: what goes into a task file is what the task kind reads; demonstratio
 import argparse
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -43,13 +45,10 @@ def add_sources(sources: Any) -> None:
         )
         given = parser.add_mutually_exclusive_group(required=True)
         given.add_argument("--from", dest="file", type=Path, help="a .jsonl or .parquet file")
+        given.add_argument("--examples", action="store_true", help="those that come with rollmq")
         if kind == "swe":
             given.add_argument("--sdist", type=Path, help="a package's source distribution")
             parser.add_argument("--seed", type=int, default=0, help="of the mutations")
-        else:
-            given.add_argument(
-                "--examples", action="store_true", help="those that come with rollmq"
-            )
         parser.add_argument("--count", type=int, default=ALL, help="tasks at most")
         parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON")
         parser.add_argument(
@@ -57,6 +56,20 @@ def add_sources(sources: Any) -> None:
         )
         parser.add_argument("--out", type=Path, required=True, help="the file to write")
         parser.set_defaults(make=_make, kind=kind)
+    _add_examples(sources)
+
+
+def _add_examples(sources: Any) -> None:
+    every = sources.add_parser(
+        "examples",
+        help="the examples of math, code, stem and swe that can run here",
+        epilog="example: rollmq tasks examples --for topology.yaml --out tasks.jsonl",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    every.add_argument("--for", dest="topology", type=Path, required=True, help="who runs them")
+    every.add_argument("--set", action="append", default=[], metavar="NAME=JSON")
+    every.add_argument("--out", type=Path, required=True, help="the file to write")
+    every.set_defaults(make=_examples)
 
 
 def _make(chosen: argparse.Namespace) -> Iterator[Task]:
@@ -71,10 +84,31 @@ def _make(chosen: argparse.Namespace) -> Iterator[Task]:
         chosen.demonstrations.write_bytes(b"".join(orjson.dumps(each) + b"\n" for each in turns))
 
 
+def _examples(chosen: argparse.Namespace) -> Iterator[Task]:
+    """Yield the examples of every kind; say which are left out for want of a sandbox."""
+    from engine import load  # noqa: PLC0415 - one source of tasks needs it
+
+    from .sandboxes.choice import choose  # noqa: PLC0415 - the same
+    from .tasks.loading import EXAMPLES, load_tasks, uses_sandbox  # noqa: PLC0415 - the same
+
+    spec, settings = load(chosen.topology).sandboxes, _settings(chosen.set)
+    provider = "none" if spec is None else choose(spec)
+    left_out = 0
+    for kind in KINDS:
+        for task in load_tasks(kind, EXAMPLES / f"{kind}.jsonl", ALL, settings):
+            task.pop("demonstration", None)
+            if provider == "none" and uses_sandbox(task):
+                left_out += 1
+            else:
+                yield task
+    why = f"left out: {left_out} tasks that need one" if left_out else "nothing is left out"
+    print(f"sandboxes: {provider}; {why}", file=sys.stderr)  # noqa: T201 - a command's answer
+
+
 def _found(chosen: argparse.Namespace, settings: Task) -> Iterator[Task]:
     from .tasks.loading import EXAMPLES, load_tasks, merged  # noqa: PLC0415 - beside the kinds
 
-    if chosen.file is not None or chosen.kind != "swe":
+    if getattr(chosen, "sdist", None) is None:
         file = chosen.file or EXAMPLES / f"{chosen.kind}.jsonl"
         yield from load_tasks(chosen.kind, file, chosen.count, settings)
         return

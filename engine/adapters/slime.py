@@ -1,8 +1,7 @@
 """Groups of rollouts as samples of slime: what its rollout function returns.
 
     def generate_rollout(args, rollout_id, data_source, evaluation=False):
-        batch = next(batches)
-        made = slime.samples(batch.groups)
+        made = slime.samples(next(batches).groups)  # batches = client.sample(...)
         return [[Sample.from_dict(each) for each in group] for group in made.groups]
 
 The fields are those of `Sample` in slime/utils/types.py, and what `_convert_samples_to_train_data`

@@ -207,7 +207,7 @@ class AsyncClient:
                 else:
                     await self._changes(TICK_S)
         finally:
-            sampling.quit()
+            sampling.finish()
             if not self._pump.socket.closed:
                 self._send_all()
 

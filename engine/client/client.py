@@ -253,15 +253,14 @@ class Client:
         sampling = Sampling(self._core, tasks, spec, sampling_id, source_patience_s)
         try:
             while (batch := self._batch(sampling)) is not None:
-                with Background(self._pump_unless_closed):
+                with Background(self._pump_meanwhile):
                     yield batch
                 with self._lock:
                     sampling.take()
         finally:
             with self._lock:
-                sampling.quit()
-                if not self._socket.closed:
-                    self._pump(0.0)
+                sampling.finish()
+            self._pump_meanwhile()
 
     def close_sampling(self, sampling_id: str) -> None:
         """Cancel what is open of a sampling that was left, and let the broker forget it."""
@@ -371,7 +370,7 @@ class Client:
 
     def close(self) -> None:
         """Acknowledge what was taken, say goodbye and close the socket."""
-        with self._lock:  # a sampling that was not closed may still have its thread
+        with self._lock:
             if self._socket.closed:
                 return
             try:
@@ -468,7 +467,8 @@ class Client:
         with self._lock:
             self._turn(wait_s)
 
-    def _pump_unless_closed(self) -> None:
+    def _pump_meanwhile(self) -> None:
+        """Move messages for a sampling, unless its caller has closed the client."""
         with self._lock:
             if not self._socket.closed:
                 self._turn(PROMPT_S)

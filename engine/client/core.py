@@ -182,9 +182,9 @@ class Core:
         self._to_ack, self._to_hold = [], []
 
     def leave(self) -> None:
-        """Quit what is open, flush and say goodbye."""
+        """End every sampling's part, flush and say goodbye."""
         for sampling in list(self.samplings.values()):
-            sampling.quit()
+            sampling.finish()
         self.flush()
         if self.welcome is not None:
             self._send(Goodbye())

@@ -25,10 +25,10 @@ class Listener(Protocol):
         """Take that the broker will not have it."""
         ...
 
-    def quit(self) -> None:
-        """Take part no more: the client closes."""
-        ...
-
     def welcome(self) -> None:
         """Tell a broker that has just welcomed us how far we are."""
+        ...
+
+    def finish(self) -> None:
+        """Take that the client closes."""
         ...

@@ -95,6 +95,7 @@ class Sampling:
         self._spec = spec
         self._name = name or f"sampling-{uuid4().hex[:12]}"
         self._lasts = name is not None
+        self._left = False
         self._source = Source(tasks, patience_s)
         self._prompts: dict[int, Prompt] = {}
         self._flying: list[Submission] = []
@@ -174,17 +175,9 @@ class Sampling:
             self._over = True
             self._fail(sealed)
 
-    def quit(self) -> None:
-        """Leave a sampling that has a name of the caller's and is not over; close any other."""
-        if self._core.samplings.get(self._name) is not self:
-            return
-        if self._lasts and not self._over:
-            self.leave()
-        else:
-            self.close()
-
     def leave(self) -> None:
         """Take part no more; the broker keeps the sampling for whoever opens it again."""
+        self._left = True
         self._source.close()
         for submission in self._flying:
             self._core.give_up(submission)
@@ -195,6 +188,15 @@ class Sampling:
         """Leave, have what is open cancelled, and let the broker forget the sampling."""
         self.leave()
         self._core.end_sampling(self._name)
+
+    def finish(self) -> None:
+        """Leave a sampling that has a name and more batches, and close any other."""
+        if self._left:
+            return
+        if self._over or not self._lasts:
+            self.close()
+        else:
+            self.leave()
 
     def add(self, rollout: Rollout) -> None:
         """Take a result: held until its group has a verdict."""

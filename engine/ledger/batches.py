@@ -5,7 +5,7 @@ for all samplings together, so none can wait for room that another one holds.
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..messages import Batch, EndSample, Judged, Refusal, Sample, Submit, Wanted
 from ..messages.trainer import RefusalCode
@@ -106,7 +106,7 @@ def accepted(submission: Submission, now: float) -> None:
 
 
 def no_room(books: Books, client_id: str, name: str, why: str, now: float) -> None:
-    """End a sampling that can never be given room: all that is held is its kind's own."""
+    """End a sampling that can never be given room: samplings hold all of it, and none frees any."""
     sampling = books.samplings.get((client_id, name))
     if sampling is None or any(map(_makes_room, books.samplings.values())):
         return
@@ -245,10 +245,15 @@ def _misfit(books: Books, spec: Spec) -> str:
 
 
 def _filter(books: Books, spec: Spec) -> Filter:
-    """Return a filter with its arguments; `all` stands in for one that the topology has lost."""
-    keep = books.rules.filters.get(spec.keep) or books.rules.filters["all"]
-    arguments = spec.keep_args if keep.name == spec.keep else {}
-    return Filter(keep.name, keep.keeps, keep.may_keep, arguments)
+    """Return a filter with its arguments; one that the topology has lost ends the sampling."""
+    keep = books.rules.filters.get(spec.keep)
+    if keep is None:
+        return Filter(spec.keep, _lost)
+    return Filter(keep.name, keep.keeps, keep.may_keep, spec.keep_args)
+
+
+def _lost(members: Sequence[Member]) -> bool:
+    raise LookupError(f"the topology has it no more, to judge {len(members)} rollouts by")
 
 
 def _reserved(spec: Spec) -> int:

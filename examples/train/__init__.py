@@ -9,7 +9,7 @@ while the next batch is being sampled. Files, in the order in which data flows:
 
     topology.yaml    what is started: broker, stages, router, one vLLM server
     sums.py          problems, tasks, and how a pupil goes about them
-    transcripts.py   what the warm-up learns from
+    warmup.py        the model that training starts from
     sampling.py      rollouts through rollmq: batches of informative groups
     batches.py       rollouts into rows with advantages
     policy.py        the model: log-probabilities, the clipped loss, former versions

@@ -4,7 +4,7 @@
     problem.question  # "Start with 4. Add 7. Multiply by 3. What is the result?"
     tasks("train", seed=7)  # of rollmq's task kind `calculator`, without an end
 
-Job: draw problems, make tasks of them, and write the transcripts that the warm-up learns from.
+Job: draw problems, make tasks of them, and write the transcripts that the warm-up learns.
 Does not know: models, or rollouts.
 Invariants: the same random numbers give the same problems. A slip is what the policy has to
 unlearn: with one in it, a transcript's answer is wrong unless by luck.

@@ -10,6 +10,8 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import to_builtins
+
 from engine.messages import NodeHello
 
 MOST_ADDED = 4096
@@ -63,7 +65,7 @@ class Others:
                 "host": heard.hello.host,
                 "heard_s": round(now - heard.at, 3),
                 "figures": heard.hello.figures,
-                "parts": heard.hello.parts,
+                "parts": to_builtins(heard.hello.parts),
             }
             for name, heard in self._heard.items()
         ]

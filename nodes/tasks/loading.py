@@ -45,6 +45,12 @@ def load_tasks(kind: str, path: Path, count: int, settings: Row) -> Iterator[Row
         yield {**task, "demonstration": turns} if turns else task
 
 
+def uses_sandbox(task: Row) -> bool:
+    """Whether a task cannot be run, or not be judged, without a sandbox."""
+    tools = task["payload"].get("talk", {}).get("tools", ())
+    return task["kind"] in {"code", "swe"} or bool({"bash", "ipython", "editor"} & set(tools))
+
+
 def merged(payload: Row, settings: Row) -> Row:
     """Return a payload with settings; objects are merged, everything else is replaced."""
     found = dict(payload)
@@ -188,10 +194,10 @@ def swe_row(row: Row) -> Row:
     payload = {name: row[name] for name in ("instance_id", "problem_statement")}
     for name in ("FAIL_TO_PASS", "PASS_TO_PASS"):
         payload[name] = _parsed(row.get(name) or [])
-    for name in ("base_commit", "test_patch", "archive", "repository"):
+    for name in ("base_commit", "test_patch", "archive", "repository", "files"):
         if row.get(name):
             payload[name] = row[name]
-    if not (payload.get("archive") or payload.get("repository")):
+    if not any(payload.get(name) for name in ("archive", "repository", "files")):
         payload["repository"] = "/testbed"
     return {**payload, **_own(row)}
 

@@ -42,7 +42,7 @@ class Payload:
     talk: Annotated[Talk, "how the conversation is held"] = field(default_factory=Talk)
 
 
-_read = payload_reader(Payload)
+read_payload = payload_reader(Payload)
 
 
 async def init(context: Context) -> Output:
@@ -50,7 +50,7 @@ async def init(context: Context) -> Output:
 
     Raises: BoundaryError("handler") if the answer is not the letter of a choice.
     """
-    payload = _read(context.task.payload)
+    payload = read_payload(context.task.payload)
     letters = LETTERS[: len(payload.choices)]
     if payload.choices and payload.answer not in set(letters):
         why = f"payload: answer: expected a letter of {letters}, got {payload.answer[:50]!r}"
@@ -64,7 +64,7 @@ async def init(context: Context) -> Output:
 
 async def run(context: Context) -> Output:
     """Let the model answer."""
-    talk = _read(context.task.payload).talk
+    talk = read_payload(context.task.payload).talk
     async with own_sandbox(context, talk) as sandbox, toolset(talk, sandbox) as made:
         result = await hold(context, talk, made.tools)
         found = _ANSWER.findall(result.text)
@@ -76,7 +76,7 @@ async def run(context: Context) -> Output:
 
 def eval(context: Context) -> Output:  # noqa: A001 - the stage's name
     """Score the answer: 1 if it is right, else 0."""
-    payload = _read(context.task.payload)
+    payload = read_payload(context.task.payload)
     answer = context.data["run"]["answer"]
     reward = float(answer is not None and is_right(payload, answer))
     return Output(data={"answer": answer}, reward=reward, rewards={"exact": reward})

@@ -8,17 +8,21 @@ step that fails without the agent's doing is a BoundaryError.
 
 import secrets
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 
 from engine.errors import BoundaryError
 
 from ..sandboxes.contract import Finished, Sandbox, SandboxFileError
+from .swe_control import failing, function_of
 
 UNPACKED = "/work/repo"
 ARCHIVE = "/work/.archive.tar.gz"
+MOST_BYTES = 4_000_000  # of a file of tests
 PATCH = "/work/.change.patch"
 RUNNER = "/work/.runner.py"
 STEP_S = 300.0
@@ -41,8 +45,12 @@ class Repository:
         self.path = path or UNPACKED
         self._base = ""
 
-    async def prepare(self, archive: str, commit: str) -> None:
-        """Unpack `archive`, a tar.gz of this host, if it is named; go to `commit`, if it is named.
+    async def prepare(
+        self, archive: str, commit: str, files: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Unpack `archive`, a tar.gz of this host, and write `files`; then go to `commit`.
+
+        Each may be empty: then the repository is there already, or stays as it is.
 
         Raises: BoundaryError("sandbox"), without retry where the instance itself is at fault.
         """
@@ -51,6 +59,8 @@ class Repository:
             where = shlex.quote(self.path)
             unpack = f"mkdir -p {where} && tar -xzf {ARCHIVE} --strip-components=1 -C {where}"
             await self._must(f"{unpack} && rm {ARCHIVE}", cwd="/work")
+        for path, text in files.items():
+            await self.write(path, text.encode())
         start = f"{GIT} init -q && {GIT} add -A -f && {GIT} commit -q -m base"
         await self._must(f"test -e .git || {{ {start}; }}")
         if commit:
@@ -92,6 +102,24 @@ class Repository:
             environment={"PYTHONDONTWRITEBYTECODE": "1"},
         )
         return read_report(ran.stdout, nonce)
+
+    async def make_fail(self, ids: Iterable[str]) -> set[str]:
+        """Change the files of tests so that these tests fail at their end; return those changed.
+
+        Raises: BoundaryError("sandbox").
+        """
+        functions: dict[str, dict[str, list[str]]] = {}
+        for each in ids:
+            file, function = function_of(each)
+            functions.setdefault(file, {}).setdefault(function, []).append(each)
+        changed: set[str] = set()
+        for file, wanted in functions.items():
+            with suppress(SandboxFileError, UnicodeDecodeError):
+                text = (await self._sandbox.read(f"{self.path}/{file}", MOST_BYTES)).decode()
+                broken, found = failing(text, wanted)
+                await self.write(file, broken.encode())
+                changed.update(each for name in found for each in wanted[name])
+        return changed
 
     async def write(self, path: str, data: bytes) -> None:
         """Write a file of the repository. Raises: BoundaryError("sandbox")."""

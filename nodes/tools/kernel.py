@@ -154,6 +154,8 @@ class Kernel:
 
         Raises: BoundaryError("sandbox") if its process does not die within START_S.
         """
+        if not self._name:
+            return  # it was never started
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ from engine.output import read_tasks
 from engine.supervisor import Supervisor
 from nodes.commands import tasks
 
-pytestmark = pytest.mark.timeout(600)
-START_S = 120.0
+from ..sandbox_kit import IMAGE, need
+
+pytestmark = pytest.mark.timeout(900)
+START_S = 300.0
 SUMS = """def total(numbers):
     found = 0
     for n in numbers:
@@ -24,10 +27,18 @@ SUMS = """def total(numbers):
 """
 TESTS = "from sums import total\n\n\ndef test_some():\n    assert total([1, 2]) == 3\n"
 Run = Callable[..., list[Rollout]]
+KINDS = ("math", "code", "stem", "swe")
+PROVIDERS = ["bubblewrap", pytest.param("apptainer", marks=pytest.mark.apptainer)]
 
 
-@pytest.fixture
-def run(short_path: Path) -> Run:
+def sandboxes(provider: str) -> dict[str, Any]:
+    """Return the section of a topology that lets `auto` choose this provider."""
+    need(provider)
+    return {"images": {"base": os.environ[IMAGE]}} if provider == "apptainer" else {}
+
+
+@pytest.fixture(params=PROVIDERS)
+def run(request: pytest.FixtureRequest, short_path: Path) -> Run:
     """Return a function that runs tasks through a topology of its own."""
 
     def ran(made: list[Task], accuracy: float = 1.0, demonstrations: str = "") -> list[Rollout]:
@@ -42,13 +53,14 @@ def run(short_path: Path) -> Run:
             "run_dir": "r",
             "stages": [{"name": name, "slots": 8} for name in ("init", "run", "eval")],
             "router": {},
-            "sandboxes": {},
+            "sandboxes": sandboxes(request.param),
             "backends": [{"name": "sim", "kind": "simulator", "capacity": 16, "options": options}],
         }
         file = short_path / "t.yaml"
         file.write_text(json.dumps(settings))
         with Supervisor(load(file)) as supervisor:
             supervisor.wait_ready(START_S)
+            assert supervisor.sandboxes == {"local": request.param}
             with Client(file) as client:
                 return list(client.run(made, 1))
 
@@ -61,8 +73,8 @@ def examples(kind: str, place: Path) -> list[Task]:
     return read_tasks(out)
 
 
-def test_math_code_and_stem_are_completed_with_tools_in_sandboxes(run: Run, tmp_path: Path) -> None:
-    made = [task for kind in ("math", "code", "stem") for task in examples(kind, tmp_path)]
+def test_every_kind_is_completed_with_tools_in_sandboxes(run: Run, tmp_path: Path) -> None:
+    made = [task for kind in KINDS for task in examples(kind, tmp_path)]
     rollouts = run(made)
     assert {rollout.outcome for rollout in rollouts} == {"completed"}, [
         r.failures for r in rollouts
@@ -82,7 +94,7 @@ def test_math_code_and_stem_are_completed_with_tools_in_sandboxes(run: Run, tmp_
 def test_a_policy_that_gives_up_is_worth_nothing_and_is_no_failure(
     run: Run, tmp_path: Path
 ) -> None:
-    made = [task for kind in ("math", "code", "stem") for task in examples(kind, tmp_path)]
+    made = [task for kind in KINDS for task in examples(kind, tmp_path)]
     rollouts = run(made, accuracy=0.0)
     assert {(r.outcome, r.reward) for r in rollouts} == {("completed", 0.0)}
 

@@ -15,6 +15,7 @@ from engine.messages import (
     Batch,
     Credit,
     EndSample,
+    Goodbye,
     Judged,
     Pong,
     Refusal,
@@ -433,6 +434,19 @@ def test_no_batch_is_given_before_the_broker_said_how_far_it_is(broker: Broker) 
     broker.hear(Wanted(NAME, 2, 2, 0))
     broker.hear(Wanted(NAME, 2, 2, 1))
     assert broker.names() == [["s-1-0", "s-1-1"]], "the first was meant for the one before"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_client_that_closes_ends_what_nobody_could_open_again(named: bool) -> None:
+    fake = Broker()
+    fake.welcome()
+    sampling = Sampling(fake.core, (), fake.spec, NAME if named else None, WAIT_S)
+    fake.said()
+    fake.core.leave()
+    said = [type(message) for message in fake.said()]
+    assert said == ([Goodbye] if named else [EndSample, Goodbye])
+    sampling.finish()
+    assert fake.said() == []
 
 
 def test_leaving_repeats_no_submit(broker: Broker) -> None:

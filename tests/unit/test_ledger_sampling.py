@@ -27,7 +27,7 @@ from engine.messages import (
     Submit,
     Wanted,
 )
-from engine.sampling import Spec
+from engine.sampling import FILTERS, Spec
 
 from ..ledger_kit import RULES, Driver, buffers
 
@@ -427,6 +427,20 @@ def test_a_sampling_goes_on_after_a_restart() -> None:
     assert [each.batch.prompts for each in trainer.told(Batch)] == [(0,)]
     trainer.worker("w", "run", slots=4, held=(("s-1-0", 1), ("s-1-1", 1)))
     assert trainer.sampler().live == 0, "the rest was stopped again"
+
+
+def test_a_filter_that_the_topology_has_lost_ends_its_samplings() -> None:
+    trainer = Trainer(filters={**FILTERS, "mine": FILTERS["all"]})
+    trainer.sample(keep="mine")
+    trainer.prompt(0)
+    trainer.rules = replace(trainer.rules, filters=FILTERS)
+    trainer.restart()
+    trainer.client()
+    trainer.worker("w", "run", held=(("s-0-0", 1), ("s-0-1", 1)))
+    trainer.ends("s-0-0", "s-0-1")
+    [batch] = [each.batch for each in trainer.told(Batch)]
+    assert (batch.reason, batch.last) == ("filter", True)
+    assert "filter 'mine'" in batch.why
 
 
 def test_a_crash_anywhere_in_an_event_loses_nothing() -> None:

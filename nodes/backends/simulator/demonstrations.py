@@ -4,7 +4,7 @@ r"""Turns that were written beforehand, for tasks that no solver here understand
 
 Job: find the conversation in a prompt, and say its next turn.
 Does not know: tasks, tools or scores. The turns come with example tasks and with `rollmq tasks
---demonstrations`; nothing is looked up in a task.
+--demonstrations`; nothing is looked up in a task. The `answer` of a call is for those who learn.
 Invariants: the turn depends on the prompt alone: on the user's first message, and on how many turns
 there were since. A conversation that is not to be right gives up instead.
 """
@@ -63,4 +63,5 @@ def _written(turn: str | dict[str, Any] | Sequence[dict[str, Any]]) -> str:
     if isinstance(turn, str):
         return turn
     calls = [turn] if isinstance(turn, dict) else turn
-    return "\n".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls)
+    said = [{"name": call["name"], "arguments": call["arguments"]} for call in calls]
+    return "\n".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in said)
