@@ -96,6 +96,7 @@ class Core:
     idle: bool = False  # the broker has confirmed that it owes nothing
     samplings: dict[str, Listener] = field(default_factory=dict)
     _unclaimed: dict[str, list[Rollout]] = field(default_factory=dict)  # by sampling, not open here
+    _taken: dict[str, int] = field(default_factory=dict)  # batches, of samplings left here
     _ended: dict[str, None] = field(default_factory=dict)  # samplings that were closed here
     _submissions: dict[str, Submission] = field(default_factory=dict)
     _questions: dict[str, Question] = field(default_factory=dict)
@@ -412,20 +413,24 @@ class Core:
         else:
             self.hold(message.seq)
 
-    def open_sampling(self, sampling_id: str, sampling: Listener) -> list[Rollout]:
-        """Hand a sampling what comes for it from now on; return what has come already."""
+    def open_sampling(self, sampling_id: str, sampling: Listener) -> tuple[list[Rollout], int]:
+        """Hand a sampling what comes for it from now on.
+
+        Return what has come already, and how many of its batches were taken here.
+        """
         self.samplings[sampling_id] = sampling
         self._ended.pop(sampling_id, None)
-        return self._unclaimed.pop(sampling_id, [])
+        return self._unclaimed.pop(sampling_id, []), self._taken.pop(sampling_id, 0)
 
-    def leave_sampling(self, sampling_id: str, rollouts: list[Rollout]) -> None:
+    def leave_sampling(self, sampling_id: str, rollouts: list[Rollout], taken: int) -> None:
         """Keep what has come for a sampling, and what will, for whoever opens it again."""
         del self.samplings[sampling_id]
-        self._unclaimed[sampling_id] = rollouts
+        self._unclaimed[sampling_id], self._taken[sampling_id] = rollouts, taken
 
     def end_sampling(self, sampling_id: str) -> None:
         """Close a sampling, which is not open here; told again to a broker that restarts."""
         self.forget(rollout.seq for rollout in self._unclaimed.pop(sampling_id, []))
+        self._taken.pop(sampling_id, None)
         ours = f"{sampling_id}-"
         self._expected = {name for name in self._expected if not name.startswith(ours)}
         self._ended[sampling_id] = None

@@ -103,14 +103,14 @@ class Sampling:
         self._skipped = 0  # prompts that an earlier life of the trainer had submitted
         self._next = 0
         self._told_end = False
-        self._taken = 0
         self._batches: dict[int, BatchMessage] = {}
         self._given: Batch | None = None
         self._unsettled: dict[int, Batch] = {}  # given, and the report will change
         self._decided = Sequence()  # prompts, counted from 1, of which nothing is needed any more
         self._over = False
         self._error: Exception | None = None
-        for rollout in core.open_sampling(self._name, self):
+        rollouts, self._taken = core.open_sampling(self._name, self)
+        for rollout in rollouts:
             self.add(rollout)
         self.welcome()
 
@@ -182,7 +182,7 @@ class Sampling:
         for submission in self._flying:
             self._core.give_up(submission)
         held = [each for prompt in self._prompts.values() for each in prompt.rollouts.values()]
-        self._core.leave_sampling(self._name, held)
+        self._core.leave_sampling(self._name, held, self._taken)
 
     def close(self) -> None:
         """Leave, have what is open cancelled, and let the broker forget the sampling."""
