@@ -290,7 +290,7 @@ class Sampler:
         for group in list(self._groups.values()):
             if group.stopped:
                 self.decisions.append(StopStale(tuple(sorted(group.stopped))))
-            if self._over:
+            if group.prompt in self._groups and self._over:
                 self._settle_in_last(group.prompt)
                 self._close(group, "cancelled")
             elif group.prompt in self._groups:

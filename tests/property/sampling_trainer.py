@@ -244,7 +244,7 @@ class Trainer:
         books = self.world.ledger._books
         mine = [r for r in books.rollouts.values() if r.submission.client_id == self.client_id]
         if mine and self.is_known:
-            some = tuple({self.world.rng.choice(mine).rollout_id for _ in range(2)})
+            some = tuple(dict.fromkeys(self.world.rng.choice(mine).rollout_id for _ in range(2)))
             self.to_broker.append(Cancel("c", () if everything else some, (), everything))
 
     def send(self) -> None:

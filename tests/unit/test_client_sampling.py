@@ -424,6 +424,20 @@ def test_a_sampling_that_was_left_and_is_opened_again_has_its_results(broker: Br
     assert broker.names() == [["s-1-0", "s-1-1"]]
 
 
+def test_a_sampling_that_is_opened_again_knows_what_was_taken_here(broker: Broker) -> None:
+    broker.comes("0-0", "0-1")
+    broker.seals(0, 0)
+    broker.names()
+    broker.sampling.take()
+    broker.sampling.leave()
+    broker.said()
+    broker.begin()
+    assert [each.taken for each in broker.told()] == [1]
+    broker.hear(Wanted(NAME, 1, 1, 0))  # a crash has lost that
+    broker.seals(0, 0)
+    assert broker.sampling.batch() is None
+
+
 def test_no_batch_is_given_before_the_broker_said_how_far_it_is(broker: Broker) -> None:
     broker.sampling.leave()
     broker.begin()

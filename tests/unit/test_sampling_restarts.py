@@ -33,6 +33,17 @@ def test_a_restart_judges_what_ended_and_was_not_judged() -> None:
     assert again.judged == {1: "cancelled", 2: "cancelled"}
 
 
+def test_a_restart_may_complete_the_last_batch_with_groups_still_open() -> None:
+    play = Play(groups=1)
+    play.begin(0, 1, 2)
+    play.sampler.end_source("ended", 3, "no more", play.now)
+    state = play.sampler.state(play.now)
+    play.ended[0] = {f"0-{n}": member(f"0-{n}", float(n)) for n in range(2)}
+    again = play.restart(state)
+    assert (again.batches(), again.last.last) == ([[0]], True)
+    assert again.judged == {1: "cancelled", 2: "cancelled"}
+
+
 def test_a_restart_takes_up_prompts_that_its_state_did_not_know() -> None:
     play = Play(groups=1)
     state = play.sampler.state(play.now)
