@@ -41,13 +41,16 @@ def sample(books: Books, client_id: str, message: Sample, now: float) -> None:
     if sampling is None:
         return
     sampler = sampling.sampler
-    _acknowledge(books, sampling, sampler.take(message.taken), now)
+    if message.again:
+        _tell_again(sampling)  # before what is taken now is let go of: its report may be news
+    taken = sampler.take(message.taken)
+    if taken:
+        _keep(books, sampling, now)  # first: a batch whose results are gone is never told again
+    _acknowledge(books, sampling, taken, now)
     books.offer_credit()
     sampler.end_source(message.source, message.given, message.why, now)
     sampling.changed = True
     sampling.told = (-1, ())  # an answer, in any case
-    if message.again:
-        _tell_again(sampling)
 
 
 def end_sample(books: Books, client_id: str, message: EndSample, now: float) -> None:
@@ -191,6 +194,7 @@ def resume(books: Books, now: float) -> None:
             members = [member for submission in submissions for member in submission.members]
             ended = [member_of(member) for member in members if member.ended_as]
             sampler.resume(prompt, len(members), ended, now)
+        _acknowledge(books, sampling, _taken_before(sampling), now)
         sampler.settle(now)
     books.unjudged.clear()
 
@@ -301,6 +305,14 @@ def _acknowledge(
                 if member.result is not None:
                     books.acknowledge(client, member.result.seq, now)
     books.deliver(client)
+
+
+def _taken_before(sampling: LedgerSampling) -> list[int]:
+    """Return the prompts of batches that were taken, whose results a crash left unacknowledged."""
+    sampler = sampling.sampler
+    untaken = [batch for batch in sampler.sealed if batch.number >= sampler.taken]
+    waiting = {prompt for batch in untaken for prompt in batch.prompts} | set(sampler.verdicts)
+    return [p for p in sampling.submissions if sampler.is_decided(p) and p not in waiting]
 
 
 def _carry_out(books: Books, sampling: LedgerSampling, now: float) -> None:

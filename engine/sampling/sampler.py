@@ -117,11 +117,16 @@ class Sampler:
             most = min(most, versions * spec.groups - self._kept_before - len(self._kept))
         return max(0, most - self.open - self.promised)
 
+    def is_decided(self, prompt: int) -> bool:
+        """Whether a prompt's group had its verdict, or is in a complete batch."""
+        known = prompt < self._accepted or prompt in self._beyond
+        return known and prompt not in self._groups
+
     def allows(self, prompt: int, rollouts: int) -> bool:
         """Whether so many rollouts fit a prompt: a whole group, or refills that are wanted."""
         group, size = self._groups.get(prompt), self.spec.group_size
         if group is None:
-            return rollouts == size or self._is_decided(prompt)
+            return rollouts == size or self.is_decided(prompt)
         return group.accepted + rollouts <= size + group.refills
 
     def want(self) -> None:
@@ -132,7 +137,7 @@ class Sampler:
         """Take up rollouts of a prompt: a new group, or refills of one."""
         self.live += rollouts
         group = self._groups.get(prompt)
-        if group is None and self._is_decided(prompt):
+        if self.is_decided(prompt):
             self.changes += 1
             group = self._closed.setdefault(prompt, Group(prompt, now))
             self._settle_in_last(prompt)
@@ -265,7 +270,7 @@ class Sampler:
         members = {member.rollout_id: member for member in ended}
         self.live += rollouts - len(members)
         group = self._groups.get(prompt)
-        if group is None and self._is_decided(prompt):
+        if self.is_decided(prompt):
             counted = self._counted.get(prompt, set(members))
             group = self._closed[prompt] = Group(prompt, now, rollouts)
             group.members = {name: m for name, m in members.items() if name in counted}
@@ -301,10 +306,6 @@ class Sampler:
         """Return (rollouts, of them ended) of every prompt that has any under way or undecided."""
         groups = {**self._groups, **self._closed}
         return {g.prompt: (g.accepted, len(g.members)) for g in groups.values()}
-
-    def _is_decided(self, prompt: int) -> bool:
-        """Whether a prompt whose group is not here had its verdict."""
-        return prompt < self._accepted or prompt in self._beyond
 
     def _count_prompt(self, prompt: int) -> None:
         if prompt >= self._accepted:

@@ -234,9 +234,10 @@ def test_a_request_that_cannot_be_understood_is_answered_as_invalid(
         socket = open_socket(context, zmq.DEALER, Bounds(), "odd")
         socket.connect(site.topology.endpoint("router"))
         socket.send_multipart([kind, json.dumps(header).encode(), body])
-        assert socket.poll(int(DEADLINE_S * 1000))
-        answer, _ = Codec[Any](TO_RUN_WORKER).decode(socket.recv_multipart())
-        assert isinstance(answer, GenerateFailed)
+        answer: Any = None
+        while not isinstance(answer, GenerateFailed):  # the router also says that it is there
+            assert socket.poll(int(DEADLINE_S * 1000))
+            answer, _ = Codec[Any](TO_RUN_WORKER).decode(socket.recv_multipart())
         assert (answer.request_id, answer.code, answer.retry) == ("r", "invalid", False)
         socket.close()
         context.term()

@@ -82,6 +82,16 @@ class World:
         self.now = 100.0
         self.is_calm = False
         self.version = 0
+        self.badness = {
+            what: self.rng.choice([0.0, usual, 4 * usual])
+            for what, usual in (
+                ("broker", 0.2),
+                ("worker", 0.3),
+                ("trainer", 0.8),
+                ("weights", 0.5),
+                ("user", 0.2),
+            )
+        }
         self.trace: deque[str] = deque(maxlen=400)
         self.journal = MemoryJournal()
         self.durable = 0
@@ -235,7 +245,11 @@ class World:
         self.handle(NewPolicy(self.version))
 
     def crash(self) -> None:
-        """Lose the outbox and what is not durable; everybody must say hello again."""
+        """Lose the outbox and what is not durable; everybody must say hello again.
+
+        Rows may be durable that nothing has left for yet.
+        """
+        self.durable = self.rng.randint(self.durable, len(self.journal.changes))
         self.trace.append(f"the broker crashes at {self.durable}/{len(self.journal.changes)}")
         self.journal.crash(self.durable)
         self.gated.clear()

@@ -16,40 +16,41 @@ from .sampling_world import World
 
 NAME = re.compile(r"[0-9a-f]{32}")  # a submit's, new each time
 CHUNKS = 20
-STORM_STEPS = 250
+STORM_STEPS = 700
 CALM_ROUNDS = 600
-SEEDS = int(os.environ.get("ROLLMQ_SEEDS", "400"))
+LAST_CRASH = 30  # of the rounds in which everybody behaves
+SEEDS = int(os.environ.get("ROLLMQ_SEEDS", "300"))
 ONE = os.environ.get("ROLLMQ_SEED")
 
 
 def storm(world: World) -> None:
     """Do one thing of all that may happen."""
-    rng = world.rng
+    rng, bad = world.rng, world.badness
     trainer = rng.choice(list(world.trainers.values()))
     worker = rng.choice(world.workers)
     actions: list[tuple[Any, float]] = [
-        (trainer.turn, 10),
-        (trainer.send, 12),
-        (trainer.receive, 12),
-        (trainer.work, 6),
-        (lambda: world.beat(worker), 4),
-        (lambda: world.commit(rng.randint(1, 5)), 10),
-        (world.commit_all, 4),
-        (lambda: _pass(world, rng.choice([0.1, 0.5, 3.0])), 3),
-        (world.publish, 1),
-        (trainer.come_late, 2),
-        (trainer.reconnect, 0.4),
-        (trainer.start, 0.3),
-        (trainer.reopen, 0.3),
-        (world.crash, 0.6),
-        (lambda: world.kill(worker), 0.4),
-        (lambda: trainer.cancel(everything=False), 0.5),
-        (lambda: trainer.cancel(everything=True), 0.05),
+        (trainer.turn, 20),
+        (trainer.send, 25),
+        (trainer.receive, 25),
+        (trainer.work, 10),
+        (trainer.close, 1),
+        (lambda: world.beat(worker), 3),
+        (lambda: world.commit(rng.randint(1, 9)), 15),
+        (world.commit_all, 5),
+        (lambda: _pass(world, rng.choice([0.1, 0.5, 2.5])), 2),
+        (world.publish, bad["weights"]),
+        (trainer.come_late, bad["trainer"]),
+        (trainer.reconnect, bad["trainer"] / 4),
+        (trainer.start, bad["trainer"] / 4),
+        (trainer.reopen, bad["trainer"] / 4),
+        (trainer.walk_away, bad["trainer"] / 40),
+        (world.crash, bad["broker"]),
+        (lambda: world.kill(worker), bad["worker"]),
+        (lambda: trainer.cancel(everything=False), bad["user"]),
+        (lambda: trainer.cancel(everything=True), bad["user"] / 20),
     ]
     if worker.held:
-        actions.append((lambda: world.finish(worker, rng.choice(list(worker.held))), 20))
-    if trainer.is_done:
-        return
+        actions.append((lambda: world.finish(worker, rng.choice(list(worker.held))), 30))
     ((do, _),) = rng.choices(actions, [weight for _, weight in actions])
     do()
 
@@ -86,7 +87,9 @@ def run(world: World) -> None:
     for _ in range(STORM_STEPS):
         storm(world)
     world.is_calm = True
-    for _ in range(CALM_ROUNDS):
+    for number in range(CALM_ROUNDS):
+        if number < LAST_CRASH and world.rng.random() < world.badness["broker"] / 4:
+            world.crash()
         calm(world)
         books = world.ledger._books
         over = all(trainer.is_over() for trainer in world.trainers.values())
