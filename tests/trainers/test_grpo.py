@@ -14,13 +14,14 @@ from engine import Task
 from nodes.tasks.calculator import calculator_tasks
 
 from ..topology_kit import QUICK, running_topology
-from ..vllm.test_exactness import TOLERANCE, topology
+from ..vllm.test_exactness import topology
 from ..vllm_kit import TINY
 from .kit import train
 
 pytestmark = [pytest.mark.trl, pytest.mark.timeout(3000)]
 
 GROUPS, GROUP_SIZE, STEPS = 2, 4, 3
+MEAN_APART, MOST_APART = 1e-4, 1e-3  # float32; 3e-6 and 1e-4 were measured
 BRIEF = """\
 from nodes.tasks import Output
 from nodes.tasks.calculator import init, run
@@ -172,7 +173,8 @@ def test_delivered_log_probabilities_are_those_of_the_trainer(
     for number, step in enumerate(learned["steps"]):
         apart = np.abs(np.array(step["delivered"]) - np.array(step["recomputed"]))[sampled(step)]
         tell(f"step {number}: TRL and vLLM differ by {apart.mean():.1e}, at most {apart.max():.1e}")
-        assert apart.max() < TOLERANCE
+        assert apart.mean() < MEAN_APART
+        assert apart.max() < MOST_APART
 
 
 def test_a_lost_rollout_is_no_reward_of_0_to_trl(place: Path) -> None:
