@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disable_progress_bar()
     torch.manual_seed(chosen.seed)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    topology = load(chosen.topology)
     began = time.monotonic()
+    topology, policy = load(chosen.topology), Policy(load_model(chosen.model), chosen.rate)
     try:
         print("starting rollmq and vLLM", flush=True)
         with running(topology, chosen.out / "rollmq.log"):
-            return _train(chosen, topology, began)
+            return _train(chosen, topology, policy, began)
     except (RollmqError, TokensChanged, TimeoutError, FloatingPointError) as wrong:
         print(f"{type(wrong).__name__}: {wrong}", file=sys.stderr)
         return 2
@@ -74,8 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train(chosen: argparse.Namespace, topology: Topology, began: float) -> int:
-    policy = Policy(load_model(chosen.model), chosen.rate)
+def _train(chosen: argparse.Namespace, topology: Topology, policy: Policy, began: float) -> int:
     steps: list[report.Step] = []
     after: list[Rollout] = []
     with Client(topology.path, "trainer") as client:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from nodes import tokens
 from nodes.agent import ChatmlTemplate, Message
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slips", type=float, default=0.65, help="share of transcripts with one")
     parser.add_argument("--seed", type=int, default=7)
     chosen = parser.parse_args(arguments)
+    disable_progress_bar()
     vocabulary = tokens.load()
     model = make_model(vocabulary.size, vocabulary.end, chosen.seed)
     train(model, chosen.steps, chosen.slips, random.Random(chosen.seed))  # noqa: S311 - repeatable
