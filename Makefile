@@ -28,7 +28,8 @@ run: $(VENV)/.run
 
 # Most tests wait for processes: several files at a time take a fraction of the time.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --max-worker-restart 0 \
+	  --timeout-method signal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
