@@ -2,6 +2,7 @@
 #             then tasks with tools, in sandboxes where bubblewrap or Apptainer is there
 # make test   set up and run every test
 # make check  what CI runs: lint, types, tests
+# make models  environments with torch and vLLM, and the tiny models, for the next three
 # make vllm   vLLM on CPU in an environment of its own, a tiny model, and every test that needs them
 # make trl    TRL and verl in an environment of their own, and every test that needs them
 # make train  a tiny policy learns on this machine, sampled through rollmq: out-train/
@@ -16,7 +17,7 @@ TRL    := .venv-trl
 TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
 
-.PHONY: run test check lint vllm trl train train-short bench clean
+.PHONY: run test check lint models vllm trl train train-short bench clean
 
 run: $(VENV)/.run
 	$(BIN)/rollmq tasks reasoning-gym \
@@ -37,6 +38,8 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 check: lint test
+
+models: $(MODELS)/.made $(MODELS)/.pupil $(TRL_STAMP)
 
 vllm: $(VENV)/.test $(MODELS)/.made
 	$(BIN)/python -m pytest -m 'vllm and not apptainer'

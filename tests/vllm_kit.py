@@ -5,6 +5,7 @@ greedy(MODELS / "other", prompt, 16)      # what transformers says, in vLLM's en
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -127,3 +128,12 @@ def logprobs(
     work = {"rows": rows, "temperature": temperature}
     found: list[list[float]] = transformers(model, work, directory)["rows"]
     return found
+
+
+def metric(url: str, name: str) -> float:
+    """Return one of a server's own figures, such as `num_requests_running`."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as reply:
+        text = reply.read().decode()
+    found = re.findall(rf"^vllm:{name}{{[^}}]*}} ([0-9.e+]+)$", text, re.MULTILINE)
+    assert found, f"no {name} in the server's metrics"
+    return sum(map(float, found))

@@ -1,8 +1,6 @@
 """A cancel ends generations on a real server: it runs nothing more, and the tokens are counted."""
 
-import re
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 from engine import Client, Task
 
 from ..topology_kit import Site, running_topology
+from ..vllm_kit import metric
 from .test_exactness import topology
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -95,11 +94,3 @@ def backend_figure(client: Client, name: str) -> float:
 
 def sampled(url: str) -> float:
     return metric(url, "generation_tokens_total")
-
-
-def metric(url: str, name: str) -> float:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as reply:
-        text = reply.read().decode()
-    found = re.findall(rf"^vllm:{name}{{[^}}]*}} ([0-9.e+]+)$", text, re.MULTILINE)
-    assert found, f"no {name} in the server's metrics"
-    return sum(map(float, found))

@@ -31,6 +31,7 @@ def topology(options: dict[str, Any], count: int = 1) -> str:
     backend = {"name": "vllm", "kind": "vllm", "count": count, "capacity": 16, "options": options}
     stages = [{"name": name, "slots": 32} for name in ("init", "run", "eval")]
     timeouts = {"heartbeat_s": 0.5, "lease_s": 10, "drain_s": 20, "start_s": 240}
+    timeouts["cancel_grace_s"] = 20  # a busy server is late to say what it had sampled
     return json.dumps(
         {
             "version": 1,

@@ -10,7 +10,7 @@ from engine import Client, Rollout, Task
 from nodes import tokens
 
 from ..topology_kit import Site, running_topology
-from ..vllm_kit import OTHER, TINY, greedy, load_weights
+from ..vllm_kit import OTHER, TINY, greedy, load_weights, metric
 from .test_exactness import topology
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -65,16 +65,12 @@ def versions(rollout: Rollout) -> list[int]:
 
 
 def test_rollouts_under_way_go_on_and_later_ones_are_the_new_checkpoints(
-    site: Site, tmp_path: Path
+    site: Site, tmp_path: Path, vllm_url: str
 ) -> None:
     with Client(site.topology.path, "publisher") as client, ThreadPoolExecutor() as pool:
         running = pool.submit(ask, site, "running", 4, max_tokens=900, temperature=1.0)
 
-        def sampling() -> bool:
-            (backend,) = client.backends()
-            return backend.figures.get("running", 0.0) >= 4
-
-        site.until(sampling, 120)
+        site.until(lambda: metric(vllm_url, "num_requests_running") == 4, 120)
         published = client.publish(7, str(TINY), timeout_s=120)
         assert (published.policy_version, published.failed) == (7, {})
         for rollout in running.result(300):
