@@ -27,6 +27,8 @@ def init(context):
 
 async def run(context):
     context.spent(turns=1, tokens=8)
+    if "begun" in context.task.payload:
+        Path(context.task.payload["begun"], context.rollout_id).touch()
     await asyncio.sleep(context.task.payload.get("seconds", 0))
     gate = context.task.payload.get("gate")
     while gate and not Path(gate).exists():
@@ -212,12 +214,15 @@ def test_groups_larger_than_the_window_complete(small: Site) -> None:
         assert [len(group) for group in client.groups()] == [ROOM]
 
 
-def test_a_cancel_tells_what_was_stopped_what_had_ended_and_what_nobody_knows(site: Site) -> None:
+def test_a_cancel_tells_what_was_stopped_what_had_ended_and_what_nobody_knows(
+    site: Site, tmp_path: Path
+) -> None:
     with connect(site, "cancel") as client:
         [ended] = client.submit(echo("t"))
         assert len(list(client.rollouts())) == 1
-        stopped = client.submit(gated("g"), 2, group_id="g")
-        site.until(lambda: stage(client, "run")["leased"] == 2)
+        task = Task("g", "kinds.gated", {"gate": "never", "begun": str(tmp_path)})
+        stopped = client.submit(task, 2, group_id="g")
+        site.until(lambda: len(list(tmp_path.iterdir())) == 2)
         answer = client.cancel([ended, "x"], group_ids=["g"])
         assert sorted(receipt.rollout_id for receipt in answer.receipts) == sorted(stopped)
         assert (answer.ended, answer.unknown) == ((ended,), ("x",))
