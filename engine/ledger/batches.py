@@ -220,6 +220,8 @@ def _open(books: Books, client_id: str, message: Sample, now: float) -> LedgerSa
     wrong = _misfit(books, spec)
     if client_id not in books.clients:
         wrong = "say hello before the first sample"
+    elif _was_used(books.clients[client_id], message.sampling_id):
+        wrong = "was a sampling's name before: use another, or this after limits.retention_s"
     needed = _reserved(spec) + sum(_reserved(s.sampler.spec) for s in books.samplings.values())
     if not wrong and needed > rules.rollouts:
         wrong = f"the batches of all samplings may hold {needed}, limits.rollouts {rules.rollouts}"
@@ -230,6 +232,12 @@ def _open(books: Books, client_id: str, message: Sample, now: float) -> LedgerSa
     sampling = LedgerSampling(client_id, message.sampling_id, sampler)
     books.samplings[client_id, message.sampling_id] = sampling
     return sampling
+
+
+def _was_used(client: LedgerClient, name: str) -> bool:
+    """Whether rollouts of a closed sampling are remembered, whose ids a new one would repeat."""
+    groups = client.submissions.values()
+    return any(submission.sampling_id == name for group in groups for submission in group)
 
 
 def _misfit(books: Books, spec: Spec) -> str:

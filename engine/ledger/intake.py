@@ -142,6 +142,7 @@ def book_submission(books: Books, entry: Submitted, order: int) -> Submission:
         entry.body_bytes,
     )
     client.submissions.setdefault(entry.group_id, []).append(submission)
+    submission.sampling_id = entry.sampling_id
     sampling = books.samplings.get((entry.client_id, entry.sampling_id))
     if sampling is not None:
         submission.sampling, submission.prompt = sampling, entry.prompt

@@ -50,6 +50,7 @@ class Submission:
     priority: int
     group_size: int
     body_bytes: int
+    sampling_id: str = ""  # of the sampling that it was submitted for, open or closed
     sampling: LedgerSampling | None = None
     prompt: int = 0
     closed: bool = False  # of a sampling that was closed: nobody waits for its results

@@ -11,12 +11,12 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from uuid import uuid4
 
 from engine import Batch, Client, Rollout, Task
 
 from . import sums
 
-SAMPLING = "train"  # its name in the broker
 AHEAD = 1  # batches that fill while the trainer works on one: they are a version older
 PROMPTS = 40  # for each group of a batch; a policy that is always right has no more to learn
 EVALUATION_SEED = 10_007  # not the one that training draws with
@@ -73,7 +73,7 @@ def batches(
         ahead=AHEAD,
         staleness="pace",
         staleness_bound=AHEAD,
-        sampling_id=SAMPLING,
+        sampling_id=f"train-{uuid4().hex[:8]}",  # a name: one that is killed can be closed
     ):
         if batch.reason != "complete":
             return
@@ -84,7 +84,9 @@ def batches(
 
 def discard(client: Client) -> None:
     """Cancel and take what this client has under way, now or from a run that was killed."""
-    client.close_sampling(SAMPLING)
+    for sampling in client.status()["samplings"]:
+        if sampling["client_id"] == client.client_id:
+            client.close_sampling(sampling["sampling_id"])
     client.cancel(everything=True)
     for _ in client.rollouts():
         pass

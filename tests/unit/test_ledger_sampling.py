@@ -430,6 +430,20 @@ def test_a_closed_sampling_stays_closed_over_a_restart() -> None:
     assert not [i for i in trainer.last if hasattr(i, "result")]
 
 
+def test_a_name_is_free_again_once_its_rollouts_are_forgotten() -> None:
+    trainer = Trainer()
+    trainer.sample()
+    trainer.prompt(0)
+    trainer.handle(FromTrainer("trainer", EndSample("s")))
+    trainer.ends("s-0-0", "s-0-1", status="cancelled")
+    assert trainer.sample() == []
+    [refused] = trainer.told(Refusal)
+    assert "was a sampling's name before" in refused.message
+    trainer.tick(RULES.retention_s + 1.0)
+    trainer.client()
+    assert trainer.sample()
+
+
 # Restarts
 
 
