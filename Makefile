@@ -94,10 +94,11 @@ $(TRL_STAMP): pyproject.toml
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps verl==0.9.1
 	touch $@
 
-# The trained model, and one with random weights: another checkpoint.
+# The trained model, and one with random weights: another checkpoint. Threads that wait for each other
+# by spinning would take twice the time on a machine that has other work.
 $(MODELS)/.made: nodes/backends/tiny_model.py $(MODELS)/conversations.npz \
   $(MODELS)/demonstrations.npz $(VLLM_STAMP)
-	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny \
+	OMP_WAIT_POLICY=passive $(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny \
 	  --conversations $(MODELS)/conversations.npz --demonstrations $(MODELS)/demonstrations.npz
 	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/other --seed 99
 	touch $@
