@@ -29,13 +29,12 @@ from .front import Front
 from .groups import Groups
 from .requests import cancel_message, status_message, submit_message
 from .sampling import Batch, Sampling, spec_of
+from .times import CLOSE_S, SLACK_S
 
 Answer = TypeVar("Answer")
 
 TICK_S = 0.02
 PROMPT_S = 0.001  # the longest wait for a prompt that was just asked for
-
-SLACK_S = 5.0  # a node that gives up at the deadline has to be heard saying so
 
 
 class AsyncClient:
@@ -313,8 +312,11 @@ class AsyncClient:
         """Acknowledge what was taken, say goodbye and close the socket."""
         if self._pump.socket.closed:
             return
+        with contextlib.suppress(RollmqError):
+            self._core.leave(time.monotonic())
+            await self._wait(lambda: self._core.may_go, CLOSE_S, "the broker to have heard")
+            self._core.say_goodbye()
         self._ticking.cancel()
-        self._core.leave()
         self._send_all()
         self._pump.outbox.flush()
         self._front.close()

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 import zmq
 
-from ..errors import BrokerUnreachable, Full, NodeRefused
+from ..errors import BrokerUnreachable, Full, NodeRefused, RollmqError
 from ..messages import TO_TRAINER, Ack, AskNode, Cancel, Cancelled, StatusRequest
 from ..records import BackendState, Published, Rollout, Task
 from ..sampling import Over, Staleness
@@ -33,13 +33,12 @@ from .front import Front
 from .groups import Groups
 from .requests import cancel_message, status_message, submit_message
 from .sampling import Batch, Sampling, spec_of
+from .times import CLOSE_S, SLACK_S
 
 Answer = TypeVar("Answer")
 
 POLL_S = 0.02  # the longest wait between two looks at the clock
 PROMPT_S = 0.002  # the longest wait for a prompt that was just asked for
-
-SLACK_S = 5.0  # a node that gives up at the deadline has to be heard saying so
 
 
 class Client:
@@ -371,16 +370,21 @@ class Client:
         return self._ask(fleet.remove(name), timeout_s)
 
     def close(self) -> None:
-        """Acknowledge what was taken, say goodbye and close the socket."""
+        """Acknowledge what was taken, wait up to CLOSE_S for the broker to have heard, and go."""
         with self._lock:
-            if self._socket.closed:
-                return
             try:
-                self._core.leave()
-                self._send_all()
+                if not self._socket.closed:
+                    self._leave()
             finally:
                 self._front.close()
                 self._context.destroy(linger=1000)
+
+    def _leave(self) -> None:
+        with contextlib.suppress(RollmqError):
+            self._core.leave(time.monotonic())
+            self._wait(lambda: self._core.may_go, CLOSE_S, "the broker to have heard")
+            self._core.say_goodbye()
+            self._send_all()
 
     def _submit(
         self,
