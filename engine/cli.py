@@ -5,6 +5,8 @@
     rollmq run topology.yaml --tasks tasks.jsonl --group-size 8 --out out
     rollmq up topology.yaml                        start it and keep it up until Ctrl-C
     rollmq status topology.yaml                    what it is doing; or `rollmq status out`
+    rollmq top topology.yaml                       watch it, live
+    rollmq doctor topology.yaml                    what is wrong with it, and what to do
     rollmq cancel topology.yaml --client ID ...    stop rollouts, with receipts
     rollmq backends list topology.yaml             inference backends; also add, drain, remove
     rollmq tasks, rollmq show                      from packages that know tasks and tokens
@@ -36,6 +38,8 @@ from .graph import ascii_graph, mermaid, svg
 from .logs import configure
 from .output import read_tasks
 from .run import RunOptions, look_up, run
+from .seeing.doctor import add_doctor
+from .seeing.top import add_top
 from .supervisor import Supervisor
 from .topology import load, resolved, resolved_yaml
 
@@ -78,6 +82,8 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     _add_run(commands)
     _add_others(commands)
     add_backends(commands)
+    add_top(commands)
+    add_doctor(commands)
     return parser
 
 

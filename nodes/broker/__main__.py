@@ -3,6 +3,7 @@
 import argparse
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -80,7 +81,7 @@ def serve(topology: Topology) -> None:
         pipes,
         broker_id,
         min(0.25, topology.timeouts.heartbeat_s / 4),
-        lambda: _figures(bodies),
+        lambda: _figures(bodies, topology.run_dir),
         {node.name: node for node in topology.nodes()},
         bounds,
         topology.timeouts.lease_s,
@@ -102,7 +103,7 @@ def rules(topology: Topology) -> Rules:
     """Return what the ledger decides by."""
     limits, timeouts = topology.limits, topology.timeouts
     return Rules(
-        stages=tuple(StageRule(s.name, s.attempts, s.ready) for s in topology.stages),
+        stages=tuple(StageRule(s.name, s.attempts, s.ready, s.timeout_s) for s in topology.stages),
         heartbeat_s=timeouts.heartbeat_s,
         lease_s=timeouts.lease_s,
         retry_delay_s=timeouts.retry_delay_s,
@@ -178,7 +179,7 @@ def _publisher(events: zmq.Socket[bytes]) -> Any:
     return publish
 
 
-def _figures(bodies: Bodies) -> dict[str, Any]:
+def _figures(bodies: Bodies, run_dir: Path) -> dict[str, Any]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "process": {
@@ -187,7 +188,8 @@ def _figures(bodies: Bodies) -> dict[str, Any]:
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "body_bytes": bodies.resident_bytes,
             "bodies_read_back": bodies.reads,
-        }
+        },
+        "disk_free_bytes": shutil.disk_usage(run_dir).free,
     }
 
 

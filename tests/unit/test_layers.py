@@ -14,7 +14,7 @@ NODES = sorted((ROOT / "nodes").rglob("*.py"))
 SOURCES = [*ENGINE, *NODES]
 
 LAYERS = (
-    {"errors", "typed", "process", "logs", "files"},
+    {"errors", "typed", "process", "logs", "files", "figures"},
     {"records"},
     {"topology"},
     {"graph"},
@@ -28,7 +28,7 @@ LAYERS = (
     {"client"},
     {"adapters"},
     {"supervisor"},
-    {"summary", "output", "backends"},
+    {"summary", "output", "backends", "seeing"},
     {"display"},
     {"run"},
     {"cli"},
