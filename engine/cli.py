@@ -5,6 +5,8 @@
     rollmq run topology.yaml --tasks tasks.jsonl --group-size 8 --out out
     rollmq up topology.yaml                        start it and keep it up until Ctrl-C
     rollmq status topology.yaml                    what it is doing; or `rollmq status out`
+    rollmq top topology.yaml                       watch it, live
+    rollmq doctor topology.yaml                    what is wrong with it, and what to do
     rollmq cancel topology.yaml --client ID ...    stop rollouts, with receipts
     rollmq backends list topology.yaml             inference backends; also add, drain, remove
     rollmq keys new keys --topology topology.yaml  keys for CURVE; also add, rotate, revoke, list
@@ -39,6 +41,8 @@ from .logs import configure
 from .output import read_tasks
 from .run import RunOptions, look_up, run
 from .security import operator_name
+from .seeing.doctor import add_doctor
+from .seeing.top import add_top
 from .supervisor import Supervisor
 from .topology import load, resolved, resolved_yaml
 
@@ -82,6 +86,8 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     _add_others(commands)
     add_backends(commands)
     add_keys(commands)
+    add_top(commands)
+    add_doctor(commands)
     return parser
 
 

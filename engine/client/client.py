@@ -449,11 +449,7 @@ class Client:
         try:
             found, body = self._answer(question, timeout_s, wish.what)
         except BrokerUnreachable as silence:
-            if not question.doubt:
-                raise
-            raise BrokerUnreachable(
-                f"{silence}; the broker's last word: {question.doubt}"
-            ) from None
+            raise fleet.with_doubt(silence, question.doubt) from None
         finally:
             with self._lock:
                 self._core.give_up_question(key)
@@ -489,10 +485,9 @@ class Client:
             sampling.step(PROMPT_S)
         self._send_all()
         if self._socket.poll(int(wait_s * 1000), zmq.POLLIN):
-            now = time.monotonic()
             for frames in drain(self._socket, 256, copy=False):
                 message, body = self._codec.decode(frames)
-                self._core.receive(message, body, now)
+                self._core.receive(message, body, time.monotonic())
             self._send_all()
 
     def _send_all(self) -> None:

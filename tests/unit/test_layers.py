@@ -14,7 +14,7 @@ NODES = sorted((ROOT / "nodes").rglob("*.py"))
 SOURCES = [*ENGINE, *NODES]
 
 LAYERS = (
-    {"errors", "typed", "process", "logs", "files"},
+    {"errors", "typed", "process", "logs", "files", "figures"},
     {"records"},
     {"topology"},
     {"graph"},
@@ -29,7 +29,7 @@ LAYERS = (
     {"client"},
     {"adapters"},
     {"supervisor"},
-    {"summary", "output", "backends", "keys"},
+    {"summary", "output", "backends", "keys", "seeing"},
     {"display"},
     {"run"},
     {"cli"},
