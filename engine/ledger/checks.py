@@ -14,6 +14,7 @@ def validate(books: Books) -> None:
     for rollout in books.rollouts.values():
         _check_rollout(books, rollout)
     _check_workers(books)
+    _check_rooms(books)
     _check_queues(books)
     _check_clients(books)
     _check_totals(books)
@@ -60,6 +61,11 @@ def _check_workers(books: Books) -> None:
             _require(rollout.host in {"", worker.host}, "on the host it is pinned to", rollout)
 
 
+def _check_rooms(books: Books) -> None:
+    faults = books.rooms.faults(books.workers.values())
+    _require(not faults, f"workers stand in line as they have room: {'; '.join(faults)}")
+
+
 def _check_queues(books: Books) -> None:
     ready = [rollout for rollout in books.rollouts.values() if rollout.state == "ready"]
     for (stage, host), queue in books.queues.items():
@@ -74,6 +80,10 @@ def _check_queues(books: Books) -> None:
         for state, known in (("delayed", figures.delayed), ("stopping", figures.stopping)):
             there = {rollout.order for rollout in here if rollout.state == state}
             _require(set(known) == there, f"{state} of stage {stage} add up")
+    noted = sorted(
+        (stage, host) for stage in books.queued_hosts for host in books.queued_hosts[stage]
+    )
+    _require(noted == sorted(books.queues), "every queue of a stage is noted once")
     isolated = [rollout for line in books.isolated.values() for rollout in line]
     _require(
         {r.rollout_id for r in isolated} == {r.rollout_id for r in ready if r.ticket == ISOLATED},
@@ -139,6 +149,8 @@ def _check_sampling(sampling: LedgerSampling) -> None:
         _require(mine, f"{name}: submissions of prompt {prompt} are its own")
     _require(set(sizes) <= set(sampling.submissions), f"{name}: every group has rollouts")
     _require(sampler.live == live, f"{name}: rollouts under way add up")
+    unacked = sum(s.unacked for submissions in sampling.submissions.values() for s in submissions)
+    _require(sampling.held == unacked, f"{name}: rollouts held add up")
     _require(sampler.kept < sampler.spec.groups, f"{name}: a full batch is complete")
     _require(len(set(batches)) == len(batches), f"{name}: a group is in one batch")
     _require(not set(batches) & set(sampler.verdicts), f"{name}: a group of a batch is not judged")

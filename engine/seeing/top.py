@@ -58,7 +58,7 @@ def _interval(text: str) -> float:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     name = load(options.topology).name
-    with Viewer(options.topology) as viewer:
+    with Viewer.at(options.topology) as viewer:
         if options.once or options.json:
             span = _two_looks(viewer)
             if options.json:

@@ -29,7 +29,7 @@ PLENTY_S = 120.0
 
 
 def look(scene: Scene, apart_s: float = 0.5) -> list[Finding]:
-    with Viewer(scene.topology) as viewer:
+    with Viewer.at(scene.topology) as viewer:
         return examine(viewer, load(scene.topology), apart_s)[0]
 
 
