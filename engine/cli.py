@@ -85,9 +85,9 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     _add_run(commands)
     _add_others(commands)
     add_backends(commands)
-    add_keys(commands)
     add_top(commands)
     add_doctor(commands)
+    add_keys(commands)
     return parser
 
 

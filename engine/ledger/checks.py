@@ -75,15 +75,15 @@ def _check_queues(books: Books) -> None:
         _require(queue.bytes == sizes, f"bytes queued for stage {stage} host {host!r} add up")
         ages = [rollout.since for rollout in queue.longest(len(queue))]
         _require(ages == sorted(ages), f"queue of stage {stage} host {host!r} knows the oldest")
-    noted = sorted(
-        (stage, host) for stage in books.queued_hosts for host in books.queued_hosts[stage]
-    )
-    _require(noted == sorted(books.queues), "every queue of a stage is noted once")
     for stage, figures in enumerate(books.figures):
         here = [rollout for rollout in books.rollouts.values() if rollout.stage == stage]
         for state, known in (("delayed", figures.delayed), ("stopping", figures.stopping)):
             there = {rollout.order for rollout in here if rollout.state == state}
             _require(set(known) == there, f"{state} of stage {stage} add up")
+    noted = sorted(
+        (stage, host) for stage in books.queued_hosts for host in books.queued_hosts[stage]
+    )
+    _require(noted == sorted(books.queues), "every queue of a stage is noted once")
     isolated = [rollout for line in books.isolated.values() for rollout in line]
     _require(
         {r.rollout_id for r in isolated} == {r.rollout_id for r in ready if r.ticket == ISOLATED},

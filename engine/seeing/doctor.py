@@ -21,7 +21,6 @@ from rich.text import Text
 
 from ..client.viewer import Viewer
 from ..errors import BrokerUnreachable
-from ..security import operator_name
 from ..topology import Topology, load
 from .findings import findings, unreachable
 from .found import Finding, seconds
@@ -66,7 +65,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     topology = load(options.topology)
     usual_s = 1.5 * topology.timeouts.heartbeat_s  # figures of nodes come once a heartbeat
     apart_s = options.apart or min(MOST_APART_S, max(LEAST_APART_S, usual_s))
-    with Viewer(options.topology, operator_name(options.topology)) as viewer:
+    with Viewer.at(options.topology) as viewer:
         found, status = examine(viewer, topology, apart_s, options.rollout)
     rollout = status.get("rollout")
     if options.json:

@@ -33,8 +33,11 @@ def workers(span: Span, _topology: Topology) -> Iterator[Finding]:
 def _silent(span: Span, worker: Row) -> Finding:
     rules = span.status["rules"]
     over = worker["heard_s"] >= rules["lease_s"]
-    left = "its leases are over" if over else f"its leases end in {seconds(worker['lease_left_s'])}"
-    held = f"it holds {worker['leased']} rollouts, {left}" if worker["leased"] else "it holds none"
+    held = "it holds none"
+    if worker["leased"]:
+        left_s = worker["lease_left_s"]
+        left = "its leases are over" if over else f"its leases end in {seconds(left_s)}"
+        held = f"it holds {worker['leased']} rollouts, {left}"
     return Finding(
         "critical" if over or worker["leased"] else "warning",
         "silent-worker",

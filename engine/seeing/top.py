@@ -24,7 +24,6 @@ from rich.text import Text
 
 from ..client.viewer import Viewer
 from ..errors import BrokerUnreachable
-from ..security import operator_name
 from ..topology import load
 from .frame import frame, summary
 from .rates import Look, Span
@@ -59,7 +58,7 @@ def _interval(text: str) -> float:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     name = load(options.topology).name
-    with Viewer(options.topology, operator_name(options.topology)) as viewer:
+    with Viewer.at(options.topology) as viewer:
         if options.once or options.json:
             span = _two_looks(viewer)
             if options.json:

@@ -226,8 +226,7 @@ class Loop:
                 unacked = self._ledger.unacked(client_id)
                 self._trainers.send(route, encode(Pong(self._broker_id, nonce, unacked)))
             case StatusRequest(request_id, rollout_id):
-                buffer, text = json_buffer("status", self._status(now, rollout_id))
-                self._trainers.send(route, encode(Status(request_id, (buffer,)), [text]))
+                self._trainers.send(route, self._status_frames(request_id, rollout_id, now))
             case _ if client_id is None:
                 self._unknown(route, message)
             case AskNode():
@@ -275,6 +274,10 @@ class Loop:
             self._access.gate.node(key, route, message)
         if isinstance(message, NodeHello | Answered | Announced):
             self._from_other(route, message, body, now)
+            return
+        if isinstance(message, StatusRequest):
+            told = self._status_frames(message.request_id, message.rollout_id, now)
+            self._workers.send(route, told)
             return
         if isinstance(message, Pins):
             over = self._ledger.unpinned(message.host, message.rollouts)
@@ -343,12 +346,12 @@ class Loop:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if self._access is not None:
-            self._revoke(self._access, now)
         if not self._journal.full:
             self._full_since = None
         elif self._full_since is None:
             self._full_since = now
+        if self._access is not None:
+            self._revoke(self._access, now)
         self._shell.take(self._ledger.handle(Tick(self._stood_still(now)), now))
         while self._trainers.gone:
             client_id, why = self._trainers.gone.popitem()
@@ -394,6 +397,10 @@ class Loop:
 
     def _full_s(self, now: float) -> float:
         return round(now - self._full_since, 3) if self._full_since is not None else 0.0
+
+    def _status_frames(self, request_id: str, rollout_id: str, now: float) -> list[Any]:
+        buffer, text = json_buffer("status", self._status(now, rollout_id))
+        return encode(Status(request_id, (buffer,)), [text])
 
     def _status(self, now: float, rollout_id: str) -> dict[str, Any]:
         shell = {"waiting_for_disk": self._shell.waiting, **self._shell.counts, **self.counts}
