@@ -26,7 +26,9 @@ from msgspec.structs import replace
 from engine.errors import LocalProtocolError, RemoteProtocolError, RollmqError
 from engine.logs import configure
 from engine.messages import Announced
+from engine.presence import Presence
 from engine.process import die_with_parent
+from engine.reread import reread_on_hangup
 from engine.sockets import Bounds, boot_id, drain, private_directory
 from engine.topology import Topology, load
 from engine.wire import Codec, encode
@@ -42,7 +44,6 @@ from .inference.policies import named
 from .inference.refused import Refusals, answer_to
 from .inference.roster import Roster
 from .inference.standing import Standings, Waits
-from .presence import Presence
 
 DRAIN_MESSAGES = 256
 TICKS_PER_HEARTBEAT = 4
@@ -60,7 +61,7 @@ class Router:
             raise ValueError("the topology has no router")
         self.router_id = boot_id(node)
         private_directory(topology.run_dir)
-        roster = Roster.read(topology)
+        roster = self._roster = Roster.read(topology)
         self._children = Children(topology.run_dir / "logs", topology.timeouts.drain_s)
         self.standings = _standings(topology, self.router_id, roster)
         self.placement = self.standings.placement
@@ -95,6 +96,10 @@ class Router:
     def stop(self, *_signal: Any) -> None:
         """Ask the loop to drain and end."""
         self._stop_asked = True
+
+    def reread(self, topology: Topology) -> None:
+        """Know the backends of another text of the topology."""
+        self._roster.topology = topology
 
     def run(self) -> int:
         """Serve until stopped, and return the exit status."""
@@ -371,6 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RollmqError as wrong:
         print(wrong, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2
+    reread_on_hangup(options.topology, options.name, router.reread)
     signal.signal(signal.SIGTERM, router.stop)
     signal.signal(signal.SIGINT, router.stop)
     return router.run()

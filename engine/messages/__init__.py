@@ -33,6 +33,7 @@ from .worker import (
     HeartbeatReply,
     Held,
     HelloAgain,
+    LauncherReply,
     NodeHello,
     Part,
     Pins,
@@ -96,7 +97,7 @@ FROM_NODE = (
     Announced,
     Pins,
 )
-TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Unpinned, Problem)
+TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Unpinned, LauncherReply, Problem)
 WORK = (Work, ResultAck)
 RESULTS = (StageResult,)
 EVENTS = (Boot, Stop, Announced)
@@ -128,6 +129,7 @@ __all__ = [
     "Hello",
     "HelloAgain",
     "Judged",
+    "LauncherReply",
     "Message",
     "NodeAnswer",
     "NodeHello",
