@@ -82,7 +82,7 @@ class Books:
     delayed: list[tuple[float, int, LedgerRollout]] = field(default_factory=list)
     acked: deque[tuple[float, LedgerRollout]] = field(default_factory=deque)
     cancels: dict[tuple[str, str], PendingCancel] = field(default_factory=dict)
-    host_seen: dict[str, float] = field(default_factory=dict)
+    post_seen: dict[tuple[str, int], float] = field(default_factory=dict)  # a host's stage
     pinned: dict[str, dict[str, LedgerRollout]] = field(default_factory=dict)
     policy_version: int = 0
     samplings: dict[tuple[str, str], LedgerSampling] = field(default_factory=dict)

@@ -79,7 +79,7 @@ def merged(running: Topology, wanted: Topology) -> Topology:
 def differences(was: Topology, now: Topology, *, live: bool) -> tuple[Change, ...]:
     """Return the keys whose values differ, in the order of the file."""
     old, new = _leaves(was), _leaves(now)
-    names = [*old, *(name for name in new if name not in old)]
+    names = [*new, *(name for name in old if name not in new)]
     changed = [name for name in names if old.get(name, ABSENT) != new.get(name, ABSENT)]
     return tuple(
         Change(name, old.get(name, ABSENT), new.get(name, ABSENT), live) for name in changed
