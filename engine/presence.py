@@ -7,6 +7,7 @@ Invariants: one hello a heartbeat; a broker that is away costs nothing but a bou
 answer that does not fit is dropped, and its question comes again.
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from .messages import (
     Problem,
 )
 from .messages.trainer import Role
+from .security import Line, node_key
 from .sockets import Bounds, drain, open_socket, send
 from .topology import Topology
 from .wire import Codec, encode, read_buffer
@@ -51,16 +53,20 @@ class Presence:
     ) -> None:
         bounds = Bounds(PENDING, topology.limits.message_bytes)
         self.socket = open_socket(context, zmq.DEALER, bounds, boot_id)
-        self.socket.connect(topology.endpoint("control"))
+        here = host or topology.node(node).host
+        self._line = Line(self.socket, topology.endpoint("control"), node_key(topology, here))
         self._bounds = bounds
         self.told: deque[tuple[LauncherReply, str | None]] = deque(maxlen=PENDING)
-        self._hello = (boot_id, node, role, host or topology.node(node).host)
+        self._hello = (boot_id, node, role, here)
         self._every_s = topology.timeouts.heartbeat_s
         self._next_at = 0.0
 
     def beat(self, now: float, figures: dict[str, float], parts: tuple[Part, ...] = ()) -> None:
         """Say hello if it is time; `now` is in seconds. What clients ask is dropped."""
         self.asked()
+        seen = self._line.look(now)
+        if seen.refused:
+            structlog.get_logger().error("refused by the broker", error=seen.refused)
         if now >= self._next_at:
             self._next_at = now + self._every_s
             self.tell(NodeHello(*self._hello, figures, parts))
@@ -89,8 +95,11 @@ class Presence:
                 self.told.append((message, text))
             elif isinstance(message, Problem):
                 structlog.get_logger().error("refused by the broker", error=message.message)
+                if message.code == "access":
+                    self._line.refused(time.monotonic())
         return asked
 
     def close(self) -> None:
         """Close the socket, giving the last answer a moment to leave."""
+        self._line.close()
         self.socket.close(linger=500)

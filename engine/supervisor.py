@@ -175,7 +175,7 @@ class Supervisor:
 
     def _appear(self) -> None:
         home = self._host or self._topology.broker.host
-        name = f"launcher-{home}"
+        name = f"launcher.{home}"
         self._context = zmq.Context()
         boot = boot_id(name)
         self._presence = Presence(self._context, self._topology, name, boot, "launcher", home)

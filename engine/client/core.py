@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import (
+    AccessRefused,
     BrokerUnreachable,
     Full,
     Refused,
@@ -398,6 +399,8 @@ class Core:
     def _problem(self, code: str, where: str, why: str, now: float) -> None:
         if code == "hello_first":
             self._hello_again(now)
+        elif code == "access":
+            raise AccessRefused(f"the broker refuses this: {why}")
         else:
             raise RemoteProtocolError(f"the broker refused our message: {why}", where)
 

@@ -2,7 +2,7 @@
 
 No socket, clock, thread, randomness or log; the same events at the same times give the same
 instructions. The states are the table in states.py. Reading order: states, instructions, rollouts,
-queues, books, batches, intake, dispatching, attempts, recovery, checks.
+queues, rooms, books, batches, intake, dispatching, attempts, recovery, checks.
 """
 
 from collections.abc import Sequence

@@ -68,7 +68,7 @@ def hello(books: Books, message: WorkerHello, now: float) -> None:
         _keep_workers(books)
     worker.slots, worker.bytes = message.slots, message.bytes
     _heard(books, worker, now)
-    books.dirty.add(worker.stage)
+    books.credit_changed(worker)
     books.expected.discard(worker.worker_id)
     drop = _renew(books, worker, message.held, now)
     welcome = WorkerWelcome(books.broker_id, "-", drop)
@@ -81,9 +81,10 @@ def heartbeat(books: Books, message: Heartbeat, now: float) -> None:
     if worker is None:
         books.out.append(Reply(message.worker_id, HelloAgain(books.broker_id)))
         return
-    if worker.lag_s and not message.lag_s:
-        books.dirty.add(worker.stage)
+    changed = bool(worker.lag_s) != bool(message.lag_s)
     worker.lag_s = message.lag_s
+    if changed:
+        books.credit_changed(worker)
     _heard(books, worker, now)
     drop = _renew(books, worker, message.held, now)
     books.out.append(Reply(worker.worker_id, HeartbeatReply(books.broker_id, drop)))
@@ -95,7 +96,7 @@ def credit(books: Books, message: WorkerCredit, now: float) -> None:
     if worker is not None:
         worker.slots, worker.bytes = message.slots, message.bytes
         _heard(books, worker, now)
-        books.dirty.add(worker.stage)
+        books.credit_changed(worker)
 
 
 def lost(books: Books, message: WorkerLost, now: float) -> None:
@@ -152,6 +153,7 @@ def end_worker(
         failure = Failure(stage, attempt, "worker", error, why, worker.node)
         _interrupted(books, rollout, failure, now, blamed=blamed, suspected=not culprit)
     del books.workers[worker.worker_id]
+    books.rooms.gone(worker)
     books.out.append(DropWorker(worker.worker_id))
     _keep_workers(books)
     books.dirty.update(range(len(books.rules.stages)))
@@ -161,9 +163,9 @@ def expire(books: Books, now: float) -> None:
     """End leases that nobody renewed; set workers aside that were not heard."""
     lease_s = books.rules.lease_s
     for worker in list(books.workers.values()):
-        if now - worker.heard_at >= lease_s:
+        if now - worker.heard_at >= lease_s and not worker.silent:
             worker.silent = True
-            books.dirty.add(worker.stage)
+            books.credit_changed(worker)
         if now - worker.heard_at > FORGET_LEASES * lease_s:
             end_worker(books, worker, now, "", "Silent", "the worker was not heard")
             continue
@@ -269,7 +271,7 @@ def _heard(books: Books, worker: LedgerWorker, now: float) -> None:
     books.post_seen[worker.host, worker.stage] = now
     if worker.silent:
         worker.silent = False
-        books.dirty.add(worker.stage)
+        books.credit_changed(worker)
 
 
 def _keep_workers(books: Books) -> None:

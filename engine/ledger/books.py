@@ -16,6 +16,7 @@ from ..sampling import FILTERS, Filter
 from .instructions import Acked, Deliver, Ended, FreeBody, Instruction, Keep, StopAttempts, Tell
 from .queues import FairQueue
 from .rollouts import LedgerClient, LedgerRollout, LedgerSampling, LedgerWorker, PendingCancel
+from .rooms import Rooms
 
 ISOLATE_AFTER = 2  # unexplained ends of a worker until a rollout that was there runs alone
 ISOLATED = -1  # a ticket for the line of those that run alone
@@ -74,8 +75,10 @@ class Books:
     rollouts: dict[str, LedgerRollout] = field(default_factory=dict)
     clients: dict[str, LedgerClient] = field(default_factory=dict)
     workers: dict[str, LedgerWorker] = field(default_factory=dict)
+    rooms: Rooms = field(default_factory=Rooms)  # which workers have credit left
     expected: set[str] = field(default_factory=set)  # workers known before a restart
     queues: dict[tuple[int, str], FairQueue] = field(default_factory=dict)
+    queued_hosts: dict[int, list[str]] = field(default_factory=dict)  # that have a queue, by stage
     isolated: dict[int, deque[LedgerRollout]] = field(default_factory=dict)
     reserved: dict[int, LedgerWorker] = field(default_factory=dict)  # by stage
     running: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -123,7 +126,12 @@ class Books:
         found = self.queues.get((stage, host))
         if found is None:
             found = self.queues[stage, host] = FairQueue()
+            self.queued_hosts.setdefault(stage, []).append(host)
         return found
+
+    def queued(self, stage: int, host: str) -> int:
+        """Return how many rollouts wait for a stage on one host; host "" is any."""
+        return len(self.queues.get((stage, host), ()))
 
     def enqueue(self, rollout: LedgerRollout) -> None:
         """Put a ready rollout where its stage will find it."""
@@ -152,6 +160,7 @@ class Books:
         worker.leases[rollout.rollout_id] = rollout
         worker.used_bytes += self.input_bytes(rollout)
         worker.used_at = now
+        self.rooms.changed(worker)
         self.running[rollout.stage, worker.host] += 1
 
     def unlease(self, rollout: LedgerRollout) -> None:
@@ -161,8 +170,14 @@ class Books:
             return
         worker.used_bytes -= self.input_bytes(rollout)
         worker.alone = False
+        self.rooms.changed(worker)
         self.running[rollout.stage, worker.host] -= 1
         self._has_room(rollout.stage)
+
+    def credit_changed(self, worker: LedgerWorker) -> None:
+        """Look again at what a worker may be given: its credit or its state is another one."""
+        self.rooms.changed(worker)
+        self.dirty.add(worker.stage)
 
     def _has_room(self, stage: int) -> None:
         self.dirty.add(stage)

@@ -99,6 +99,8 @@ def _values(source: Source, file: Path) -> Values | None:
     beside = values["beside"] = Path(os.path.normpath(file.parent / (values["beside"] or ".")))
     if values["run_dir"] is not None:
         values["run_dir"] = Path(os.path.normpath(beside / values["run_dir"]))
+    if values["keys"] is not None:
+        values["keys"] = Path(os.path.normpath(beside / values["keys"]))
     apply_rules(values, source)
     return values
 
@@ -116,7 +118,10 @@ def _topology(values: Values, file: Path) -> Topology:
         router=_router(values["router"], home),
         backends=tuple(_backend(backend, home) for backend in values["backends"]),
         sandboxes=_sandboxes(values["sandboxes"], values["beside"]),
-        **{name: values[name] for name in ("beside", "name", "run_dir", "durability", "insecure")},
+        **{
+            name: values[name]
+            for name in ("beside", "name", "run_dir", "durability", "insecure", "keys")
+        },
         log_level=values["log_level"],
         filters=values["filters"],
     )

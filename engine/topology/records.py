@@ -164,7 +164,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A whole topology; `path` is its file, `run_dir` is absolute.
+    """A whole topology; `path` is its file; `run_dir` and `keys` are absolute.
 
     `beside` is the directory that relative paths are relative to, also those that the engine does
     not read.
@@ -176,6 +176,7 @@ class Topology:
     run_dir: Path
     durability: Durability
     insecure: bool
+    keys: Path | None
     hosts: tuple[Host, ...]
     broker: BrokerSpec
     limits: Limits
@@ -253,6 +254,15 @@ class Topology:
     def backend(self, name: str) -> BackendSpec:
         """Return the backends of that name, or raise KeyError."""
         return {backend.name: backend for backend in self.backends}[name]
+
+    def host_by_name(self, node: str) -> str:
+        """Return the host of a node that this topology does not have, or not any more."""
+        name, dot, host = node.partition(".")
+        if dot:
+            return host
+        placed = {"sandboxes", *(stage.name for stage in self.stages)}
+        added = name.rpartition("-")[0] not in placed and self.router is not None
+        return self.router.host if added and self.router else self.broker.host
 
     def may_be(self, node: str, stage: str, host: str) -> bool:
         """Return whether a worker may have this name, here or in another count of workers."""

@@ -20,11 +20,13 @@ from engine.logs import configure
 from engine.process import die_with_parent, spare_collector, work_in_batches
 from engine.records import Buffer
 from engine.sampling import load_filters
+from engine.security import ServerKey, domain_of_work
 from engine.sockets import Bounds, bind, boot_id, open_socket
 from engine.topology import Topology, load
 from engine.topology.applied import running
 from engine.typed import compile_decoder
 
+from .access import Access, Events, open_access
 from .applying import Applying
 from .bodies import Bodies
 from .loop import Loop, Sockets
@@ -56,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(topology: Topology) -> None:
     """Bind, recover from the journal, and serve until a signal.
 
-    Raises: NodeFailed if an address is taken; JournalError if the journal cannot be used.
+    Raises: NodeFailed if an address is taken; JournalError if the journal cannot be used;
+    KeysError.
     """
     broker_id = boot_id("broker")
     wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -67,17 +70,20 @@ def serve(topology: Topology) -> None:
     ledger = _recover(topology, journal, bodies, broker_id)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     bounds = Bounds(topology.limits.queue_messages, topology.limits.message_bytes)
-    sockets = _bind_all(context, topology, bounds, wake)
+    access = open_access(context, topology)
+    sockets = _bind_all(context, topology, bounds, wake, access)
     trainers = Connections(sockets.front, bounds)
     workers = Connections(sockets.control, bounds)
-    pipes = WorkPipes(context, bounds, lambda worker_id: _work_endpoint(topology, worker_id))
-    publish = _publisher(sockets.events)
+    pipes = _pipes(context, topology, bounds, access)
+    publish = sockets.events.publish
     shell = Shell(journal, bodies, trainers, workers, pipes, publish, _stages(topology), broker_id)
 
     def go_by(newer: Topology) -> None:
         configure("broker", newer.log_level)
         bodies.hold(newer.limits.memory_bytes)
         shell.go_by(_stages(newer))
+        if access is not None:
+            access.gate.go_by(newer)
         loop.go_by(newer, rules(newer))
 
     loop = Loop(
@@ -94,6 +100,7 @@ def serve(topology: Topology) -> None:
         Applying(topology, applied, go_by),
         bounds,
         topology.timeouts.lease_s,
+        access,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
@@ -104,6 +111,8 @@ def serve(topology: Topology) -> None:
         loop.finish(topology.timeouts.drain_s)
     finally:
         pipes.close_all()
+        if access is not None:
+            access.close()
         context.destroy(linger=200)
     log.info("broker stops")
 
@@ -164,10 +173,17 @@ def _recover(
 
 
 def _bind_all(
-    context: zmq.Context[zmq.Socket[bytes]], topology: Topology, bounds: Bounds, wake: int
+    context: zmq.Context[zmq.Socket[bytes]],
+    topology: Topology,
+    bounds: Bounds,
+    wake: int,
+    access: Access | None,
 ) -> Sockets:
     def bound(kind: int, edge: str) -> zmq.Socket[bytes]:
-        socket = open_socket(context, kind, bounds)
+        security = access.key(edge) if access else None
+        socket = open_socket(context, kind, bounds, security=security)
+        if access is not None:
+            access.gatekeeper.watch(socket, edge)
         bind(socket, topology.endpoint(edge), lasting=True)
         return socket
 
@@ -175,21 +191,28 @@ def _bind_all(
         bound(zmq.ROUTER, "front"),
         bound(zmq.ROUTER, "control"),
         bound(zmq.PULL, "results"),
-        bound(zmq.PUB, "events"),
+        Events(lambda: bound(zmq.PUB, "events")),
         wake,
     )
+
+
+def _pipes(
+    context: zmq.Context[zmq.Socket[bytes]],
+    topology: Topology,
+    bounds: Bounds,
+    access: Access | None,
+) -> WorkPipes:
+    def key(worker_id: str) -> ServerKey | None:
+        if access is None:
+            return None
+        return access.key(domain_of_work(access.gate.host_of(worker_id.rpartition("-")[0])))
+
+    return WorkPipes(context, bounds, lambda worker_id: _work_endpoint(topology, worker_id), key)
 
 
 def _work_endpoint(topology: Topology, worker_id: str) -> str:
     node, _, boot = worker_id.rpartition("-")
     return topology.worker_endpoint(node, boot[:8])
-
-
-def _publisher(events: zmq.Socket[bytes]) -> Any:
-    def publish(frames: list[Any]) -> None:
-        events.send_multipart(frames, zmq.NOBLOCK)
-
-    return publish
 
 
 def _figures(bodies: Bodies) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Others:
         """Return whether a node that the topology does not name may be there all the same."""
         added = sum(name not in self._known for name in self._heard)
         if hello.role == "launcher":
-            return hello.node == f"launcher-{hello.host}" and added < MOST_ADDED
+            return hello.node == f"launcher.{hello.host}" and added < MOST_ADDED
         return hello.role == "backend" and (hello.node in self._heard or added < MOST_ADDED)
 
     def heard(self, hello: NodeHello, route: bytes, now: float) -> None:
