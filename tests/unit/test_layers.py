@@ -31,6 +31,7 @@ LAYERS = (
     {"summary", "output", "backends"},
     {"display"},
     {"run"},
+    {"slurm"},
     {"cli"},
     {"__init__"},
 )
