@@ -7,6 +7,7 @@
     rollmq status topology.yaml                    what it is doing; or `rollmq status out`
     rollmq cancel topology.yaml --client ID ...    stop rollouts, with receipts
     rollmq backends list topology.yaml             inference backends; also add, drain, remove
+    rollmq keys new keys --topology topology.yaml  keys for CURVE; also add, rotate, revoke, list
     rollmq tasks, rollmq show                      from packages that know tasks and tokens
 
 Further commands come from entry points of the group `rollmq.commands`. Exit status: 0 done,
@@ -33,9 +34,11 @@ from .client import Client
 from .display import print_status, print_summary
 from .errors import RollmqError, TopologyError
 from .graph import ascii_graph, mermaid, svg
+from .keys import add_keys
 from .logs import configure
 from .output import read_tasks
 from .run import RunOptions, look_up, run
+from .security import operator_name
 from .supervisor import Supervisor
 from .topology import load, resolved, resolved_yaml
 
@@ -78,6 +81,7 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     _add_run(commands)
     _add_others(commands)
     add_backends(commands)
+    add_keys(commands)
     return parser
 
 
@@ -225,7 +229,7 @@ def _up(options: argparse.Namespace, console: Console) -> int:
 def _status(options: argparse.Namespace, console: Console) -> int:
     if options.topology.is_dir():
         return _finished(options, console)
-    with Client(options.topology, connect_s=5.0) as client:
+    with Client(options.topology, connect_s=5.0, key=operator_name(options.topology)) as client:
         status = client.status()
     if options.json:
         _print_json(status)
@@ -249,7 +253,7 @@ def _cancel(options: argparse.Namespace, console: Console) -> int:
     if not (options.rollouts or options.group or options.everything):
         print("rollmq: name rollouts, --group or --everything", file=sys.stderr)  # noqa: T201
         return 2
-    with Client(options.topology, window=1) as client:
+    with Client(options.topology, window=1, key=operator_name(options.topology)) as client:
         answer = client.cancel(
             options.rollouts,
             group_ids=options.group,

@@ -1,7 +1,8 @@
 """The rules between a trainer's sampling and the books: what a sampler decides is carried out here.
 
 Opening reserves room: the batches that may fill, whole, and one group more fit into limits.rollouts
-for all samplings together, so none can wait for room that another one holds.
+beside what others hold or have reserved, and nobody else is given what is reserved and free. So
+none ever waits for room that another one holds.
 """
 
 import inspect
@@ -216,22 +217,38 @@ def member_of(rollout: LedgerRollout) -> Member:
 
 
 def _open(books: Books, client_id: str, message: Sample, now: float) -> LedgerSampling | None:
-    spec, rules = message.spec, books.rules
+    spec = message.spec
     wrong = _misfit(books, spec)
     if client_id not in books.clients:
         wrong = "say hello before the first sample"
     elif _was_used(books.clients[client_id], message.sampling_id):
         wrong = "was a sampling's name before: use another, or this after limits.retention_s"
-    needed = _reserved(spec) + sum(_reserved(s.sampler.spec) for s in books.samplings.values())
-    if not wrong and needed > rules.rollouts:
-        wrong = f"the batches of all samplings may hold {needed}, limits.rollouts {rules.rollouts}"
+    over: RefusalCode | None = None
+    if not wrong:
+        wrong, over = _no_room_to_open(books, client_id, spec)
     if wrong:
-        _refuse(books, client_id, message, wrong)
+        _refuse(books, client_id, message, wrong, over)
         return None
     sampler = Sampler(spec, _filter(books, spec), books.policy_version, now)
     sampling = LedgerSampling(client_id, message.sampling_id, sampler)
     books.samplings[client_id, message.sampling_id] = sampling
     return sampling
+
+
+def _no_room_to_open(books: Books, client_id: str, spec: Spec) -> tuple[str, RefusalCode | None]:
+    """Return why a sampling has no room, and what kind of refusal that is; empty if it has.
+
+    What other clients hold beyond their reservations they will give back: it is waited for. What
+    the same client holds it may not give back as long as it waits for this one.
+    """
+    samplings, most = books.samplings.values(), books.rules.rollouts
+    reserved = sum(s.reserved for s in samplings)
+    excess = sum(max(0, s.held - s.reserved) for s in samplings if s.client_id == client_id)
+    if spec.reserved + reserved + excess <= most:
+        return "", None
+    code: RefusalCode = "full" if spec.reserved + reserved <= most else "invalid"
+    others = f" beside {reserved + excess} of other samplings" if reserved else ""
+    return f"may hold {spec.reserved}{others}, limits.rollouts {most}", code
 
 
 def _was_used(client: LedgerClient, name: str) -> bool:
@@ -268,13 +285,11 @@ def _lost(members: Sequence[Member]) -> bool:
     raise LookupError(f"the topology has it no more, to judge {len(members)} rollouts by")
 
 
-def _reserved(spec: Spec) -> int:
-    return ((spec.ahead + 1) * spec.groups + 1) * spec.group_size
-
-
-def _refuse(books: Books, client_id: str, message: Sample, why: str) -> None:
+def _refuse(
+    books: Books, client_id: str, message: Sample, why: str, code: RefusalCode | None = None
+) -> None:
     books.counts["refused_sampling"] += 1
-    code: RefusalCode = "invalid" if client_id in books.clients else "hello_first"
+    code = code or ("invalid" if client_id in books.clients else "hello_first")
     books.tell(client_id, Refusal(message.sampling_id, code, why))
 
 

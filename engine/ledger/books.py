@@ -282,6 +282,8 @@ class Books:
         self.out.append(Keep(rollout.order, Acked()))
         submission = rollout.submission
         submission.unacked -= 1
+        if submission.sampling is not None:
+            submission.sampling.held -= 1
         client.unacked -= 1
         self.held_rollouts -= 1
         self.held_bytes -= rollout.size_bytes
@@ -294,14 +296,20 @@ class Books:
 
     def offer_credit(self) -> None:
         """Tell clients that were refused as full how much would be taken now."""
-        rollouts = self.rules.rollouts - self.held_rollouts
         room_bytes = self.rules.bytes - self.held_bytes
-        if rollouts <= 0 or room_bytes <= 0:
+        if room_bytes <= 0:
             return
         for client in self.clients.values():
             if client.waits_for_credit and client.connected:
-                client.waits_for_credit = False
-                self.tell(client.client_id, Credit(rollouts, room_bytes))
+                rollouts = self.room([s for s in self.samplings.values() if not s.is_of(client)])
+                if rollouts > 0:
+                    client.waits_for_credit = False
+                    self.tell(client.client_id, Credit(rollouts, room_bytes))
+
+    def room(self, others: Iterable[LedgerSampling]) -> int:
+        """Return how many more rollouts may be held while these samplings keep what is theirs."""
+        kept_free = sum(sampling.kept_free for sampling in others)
+        return self.rules.rollouts - self.held_rollouts - kept_free
 
     def hold(self, client: LedgerClient, seq: int) -> None:
         """Note that the trainer has a result and keeps it; it stays owed until acknowledged."""

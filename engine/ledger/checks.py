@@ -140,6 +140,8 @@ def _check_sampling(sampling: LedgerSampling) -> None:
         _require(mine, f"{name}: submissions of prompt {prompt} are its own")
     _require(set(sizes) <= set(sampling.submissions), f"{name}: every group has rollouts")
     _require(sampler.live == live, f"{name}: rollouts under way add up")
+    unacked = sum(s.unacked for submissions in sampling.submissions.values() for s in submissions)
+    _require(sampling.held == unacked, f"{name}: rollouts held add up")
     _require(sampler.kept < sampler.spec.groups, f"{name}: a full batch is complete")
     _require(len(set(batches)) == len(batches), f"{name}: a group is in one batch")
     _require(not set(batches) & set(sampler.verdicts), f"{name}: a group of a batch is not judged")

@@ -147,6 +147,7 @@ def book_submission(books: Books, entry: Submitted, order: int) -> Submission:
     if sampling is not None:
         submission.sampling, submission.prompt = sampling, entry.prompt
         sampling.submissions.setdefault(entry.prompt, []).append(submission)
+        sampling.held += len(entry.rollout_ids)
     for number, rollout_id in enumerate(entry.rollout_ids, order + 1):
         rollout = LedgerRollout(number, rollout_id, submission, entry.at, entry.at)
         submission.members.append(rollout)
@@ -217,18 +218,23 @@ def _refusal(
         why = batches.refusal(books, client, message, fresh)
         if why:
             return "invalid", why
-    return _too_much(books, client, fresh, body_bytes) if fresh else None
+    return _too_much(books, client, message, fresh, body_bytes) if fresh else None
 
 
 def _too_much(
-    books: Books, client: LedgerClient, fresh: int, body_bytes: int
+    books: Books, client: LedgerClient, message: Submit, fresh: int, body_bytes: int
 ) -> tuple[RefusalCode, str] | None:
     rules = books.rules
     if fresh > rules.rollouts or body_bytes > rules.bytes:
         return "invalid", f"can never fit: limits.rollouts {rules.rollouts}, bytes {rules.bytes}"
-    if books.held_rollouts + fresh > rules.rollouts:
+    own = books.samplings.get((client.client_id, message.sampling_id))
+    others = [sampling for sampling in books.samplings.values() if sampling is not own]
+    if fresh > books.room(others):
         client.waits_for_credit = True
-        return "full", f"{books.held_rollouts} rollouts are held, limits.rollouts {rules.rollouts}"
+        kept_free = sum(sampling.kept_free for sampling in others)
+        kept = f" and {kept_free} kept free for samplings" if kept_free else ""
+        held = f"{books.held_rollouts} rollouts are held{kept}"
+        return "full", f"{held}, limits.rollouts {rules.rollouts}"
     if books.held_bytes + body_bytes > rules.bytes:
         client.waits_for_credit = True
         return "full", f"{books.held_bytes} bytes are held, limits.bytes {rules.bytes}"

@@ -30,12 +30,27 @@ class LedgerSampling:
     outbox: list[Message] = field(default_factory=list)  # told once the state is kept
     told: tuple[int, tuple[tuple[int, int], ...]] = (-1, ())
     kept: int = -1  # the sampler's `changes` when its state was kept
+    held: int = 0  # its rollouts that are not acknowledged
     changed: bool = True  # whether there may be something to keep or to tell
 
     @property
     def key(self) -> str:
         """The key that its state is journalled under."""
         return f"sampling {self.client_id} {self.sampling_id}"
+
+    def is_of(self, client: "LedgerClient") -> bool:
+        """Whether a client opened it."""
+        return self.client_id == client.client_id
+
+    @property
+    def reserved(self) -> int:
+        """Room that it can rely on: for the batches that may fill, and one group more."""
+        return self.sampler.spec.reserved
+
+    @property
+    def kept_free(self) -> int:
+        """What is reserved and not held yet: room that nobody else is given."""
+        return max(0, self.reserved - self.held)
 
 
 @dataclass(slots=True, eq=False)

@@ -8,6 +8,7 @@ from .trainer import AnswerCode, Role
 
 Held = tuple[Id, Count]
 EarlyOutcome = Literal["truncated", "agent_timeout"]
+AskerRole = Literal["", "trainer", "operator"]
 AttemptStatus = Literal["done", "failed", "lost", "cancelled", "released"]
 
 
@@ -106,6 +107,7 @@ class Asked(Record, frozen=True):
     client_id: Annotated[Id, "who asks, echoed in the answer"]
     request_id: Annotated[Id, "echoed in the answer"]
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "`question`, json"]
+    role: Annotated[AskerRole, "of the key of who asks; empty where there are no keys"] = ""
 
 
 class Pins(Record, frozen=True):

@@ -44,6 +44,11 @@ class Spec(Record, frozen=True):
         """How many members of a group must not have failed."""
         return self.members or self.group_size
 
+    @property
+    def reserved(self) -> int:
+        """How many rollouts the batches that may fill come to, and one group more."""
+        return ((self.ahead + 1) * self.groups + 1) * self.group_size
+
 
 class Member(Record, frozen=True):
     """A rollout that has ended, as far as sampling looks at it."""

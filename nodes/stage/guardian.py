@@ -36,6 +36,7 @@ from engine.messages import (
     WorkerWelcome,
 )
 from engine.process import child_environment
+from engine.security import Line, node_key
 from engine.sockets import Bounds, Outbox, boot_id, drain, open_socket
 from engine.topology import Topology
 from engine.wire import Codec, encode
@@ -59,6 +60,7 @@ class Stay:
     pipe: PipeEnd
     control: zmq.Socket[bytes]
     outbox: Outbox
+    line: Line
     stopping: dict[Held, float] = field(default_factory=dict)  # killed if still running then
     ready: bool = False  # its loop has answered once
     told_drain: bool = False
@@ -85,7 +87,8 @@ class Guardian:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._events = open_socket(self._context, zmq.SUB, self._bounds)
         self._events.setsockopt(zmq.SUBSCRIBE, b"")
-        self._events.connect(topology.endpoint("events"))
+        self._key = node_key(topology, self._node.host)
+        self._hints = Line(self._events, topology.endpoint("events"), self._key)
         self._to_node: Codec[Any] = Codec(TO_NODE)
         self._event: Codec[Any] = Codec(EVENTS)
         self._memory = shared_memory(SPARE * self._stage.slots)
@@ -111,6 +114,8 @@ class Guardian:
         finally:
             if self._stay is not None:
                 _kill(self._stay.process)
+                self._stay.line.close()
+            self._hints.close()
             self._context.destroy(linger=500)
 
     def _start(self) -> Stay:
@@ -131,9 +136,9 @@ class Guardian:
                 stdin=subprocess.DEVNULL,
             )
         control = open_socket(self._context, zmq.DEALER, self._bounds, worker_id)
-        control.connect(self._topology.endpoint("control"))
+        line = Line(control, self._topology.endpoint("control"), self._key)
         outbox = Outbox(control, self._bounds)
-        return Stay(worker_id, process, PipeEnd(ours, TO_GUARDIAN), control, outbox)
+        return Stay(worker_id, process, PipeEnd(ours, TO_GUARDIAN), control, outbox, line)
 
     def _serve(self, stay: Stay) -> bool:
         poller = zmq.Poller()
@@ -158,6 +163,10 @@ class Guardian:
         if now < self._beat_at:
             return
         self._beat_at = now + self._times.heartbeat_s
+        for line in (stay.line, self._hints):
+            seen = line.look(now)
+            if seen.refused:
+                log.error("refused", error=seen.refused)
         if stay.asked_at is None:
             stay.asked_at = now
             stay.nonce += 1
@@ -198,8 +207,10 @@ class Guardian:
                         self._hello(stay, time.monotonic())
                 case HelloAgain():
                     self._hello(stay, time.monotonic())
-                case Problem(_, where, why):
+                case Problem(code, where, why):
                     log.error("the broker refused our message", field=where, error=why)
+                    if code == "access":
+                        stay.line.refused(time.monotonic())
 
     def _welcomed(self, stay: Stay, broker_id: str, work: str) -> None:
         if broker_id != stay.broker_id:
@@ -274,6 +285,7 @@ class Guardian:
         lost = WorkerLost(stay.worker_id, culprit, error, why)
         stay.outbox.send(encode(lost))
         self._await_answer(stay)
+        stay.line.close()
         stay.control.close(linger=500)
 
     def _await_answer(self, stay: Stay) -> None:
