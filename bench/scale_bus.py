@@ -8,8 +8,6 @@ import itertools
 import json
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +16,10 @@ from typing import Any
 
 from bench import machine, workload
 from bench.bus import GROUP, ROOT
-from bench.processes import CandidateError
 from bench.scale_shape import Load, Point, Times, Window
 from engine import Client, Rollout, Task
 from engine import load as load_topology
+from engine.security import KeyStore
 from engine.supervisor import Supervisor
 
 START_S = 120.0
@@ -32,7 +30,6 @@ def run(load: Load, seconds: float, warmup_s: float, *, keys: bool = False) -> P
     """Measure rollmq under a load; with keys, over CURVE.
 
     Raises:
-        CandidateError: keys could not be made.
         WrongRolloutError: a rollout arrived that is not the one asked for.
         RollmqError: the topology could not be kept up.
 
@@ -62,7 +59,7 @@ def settings(load: Load, port: int, *, keys: bool) -> dict[str, Any]:
         "hosts": {host: {"address": f"127.0.0.{n}"} for n, host in enumerate(hosts, 1)},
         "broker": {"host": hosts[0], "port": port},
         "limits": {"client_window": 4096, "retention_s": 60},
-        "timeouts": {"drain_s": 1.0},
+        "timeouts": {"drain_s": 2.0},
         "stages": [
             {
                 "name": name,
@@ -85,20 +82,12 @@ def started(load: Load, *, keys: bool) -> Iterator[Path]:
         path = Path(folder) / "t.yaml"
         text = json.dumps(settings(load, free_ports(), keys=keys))
         path.write_text(text, encoding="utf-8")
-        if keys:
-            _make_keys(path)
-        with Supervisor(load_topology(path)) as supervisor:
+        topology = load_topology(path)
+        if topology.keys is not None:
+            KeyStore(topology.keys).make(host.name for host in topology.hosts)
+        with Supervisor(topology) as supervisor:
             supervisor.wait_ready(START_S)
             yield path
-
-
-def _make_keys(path: Path) -> None:
-    command = [sys.executable, "-m", "engine.cli", "keys", "new", str(path.parent / "keys")]
-    made = subprocess.run(
-        [*command, "--topology", str(path)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        raise CandidateError(f"rollmq keys new: status {made.returncode}: {made.stderr.strip()}")
 
 
 def free_ports() -> int:
