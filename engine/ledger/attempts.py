@@ -82,7 +82,7 @@ def heartbeat(books: Books, message: Heartbeat, now: float) -> None:
         books.out.append(Reply(message.worker_id, HelloAgain(books.broker_id)))
         return
     changed = bool(worker.lag_s) != bool(message.lag_s)
-    worker.lag_s = message.lag_s
+    worker.lag_s, worker.loop_s, worker.culprit = message.lag_s, message.loop_s, message.culprit
     if changed:
         books.credit_changed(worker)
     _heard(books, worker, now)
@@ -197,22 +197,32 @@ def wake_delayed(books: Books, rollout: LedgerRollout, now: float) -> None:
     """Make a rollout ready again whose wait after a failure is over."""
     if rollout.state == "delayed":
         rollout.step("due", now)
+        books.figures[rollout.stage].delayed.pop(rollout.order, None)
         books.enqueue(rollout)
 
 
 def rewind_lost_hosts(books: Books, now: float) -> None:
-    """Start rollouts again whose host, with their sandbox, is gone."""
-    present = {worker.host for worker in books.workers.values() if not worker.silent}
-    for host in present:
-        books.host_seen[host] = now
+    """Start rollouts again whose host, with their sandbox, is gone, or has no worker for them."""
+    for worker in books.workers.values():
+        if not worker.silent:
+            books.post_seen[worker.host, worker.stage] = now
     for host, rollouts in books.pinned.items():
-        seen = books.host_seen.setdefault(host, now)
-        if host in present or now - seen <= books.rules.lease_s:
+        lost = _stages_lost(books, host, now) if rollouts else set()
+        if not lost:
             continue
         for rollout in list(rollouts.values()):
-            if rollout.state in {"ready", "delayed"}:
-                rewind(books, rollout, now, f"host {host} is lost")
+            if rollout.state in {"ready", "delayed"} and rollout.stage in lost:
+                rewind(books, rollout, now, f"{books.stage_name(rollout)} on {host} is lost")
                 books.out += [Keep(rollout.order, Rewound()), FreeBody(rollout.order)]
+
+
+def _stages_lost(books: Books, host: str, now: float) -> set[int]:
+    """Return the stages of which a host has had no worker for a lease."""
+    seen = books.post_seen
+    stages = range(len(books.rules.stages))
+    return {
+        stage for stage in stages if now - seen.setdefault((host, stage), now) > books.rules.lease_s
+    }
 
 
 def rewind(books: Books, rollout: LedgerRollout, now: float, why: str) -> None:
@@ -259,7 +269,7 @@ def apply_stage(books: Books, rollout: LedgerRollout, entry: StageDone) -> bool:
 
 def _heard(books: Books, worker: LedgerWorker, now: float) -> None:
     worker.heard_at = now
-    books.host_seen[worker.host] = now
+    books.post_seen[worker.host, worker.stage] = now
     if worker.silent:
         worker.silent = False
         books.credit_changed(worker)
@@ -345,6 +355,9 @@ def _commit(
         body_bytes=body_bytes,
         policy_version=message.policy_version,
     )
+    figures = books.figures[rollout.stage]
+    figures.done += 1
+    figures.duration.add(entry.timing.lease_s)
     books.out.append(Keep(rollout.order, entry, body=bool(message.buffers)))
     books.stop_attempts(newer)
     books.unqueue(rollout)
@@ -404,6 +417,7 @@ def note_failure(books: Books, rollout: LedgerRollout, failure: Failure, *, coun
     """Journal why an attempt failed."""
     rollout.failures = (*rollout.failures, failure)[-KEPT_FAILURES:]
     rollout.failed += counted
+    books.figures[rollout.stage].failed += 1
     entry = AttemptFailed(failure, counted)
     books.out.append(Keep(rollout.order, entry))
 
