@@ -199,8 +199,8 @@ def test_a_name_that_is_no_option_is_refused(name: str) -> None:
         batch_script({name: "1"}, [])
 
 
-def test_a_percent_sign_in_a_directory_is_no_pattern(tmp_path: Path) -> None:
-    file = tmp_path / "100%j" / "topology.yaml"
+def test_a_percent_sign_in_a_directory_is_no_pattern(short_path: Path) -> None:
+    file = short_path / "100%j" / "topology.yaml"
     file.parent.mkdir()
     file.write_text(TOPOLOGY)
     assert "/100%%j/run/slurm-%j.out" in submitted(load(file))
