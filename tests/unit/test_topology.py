@@ -126,7 +126,9 @@ def test_a_lease_is_three_heartbeats_unless_it_is_given(read: Read) -> None:
 
 
 def test_a_bare_number_of_workers_is_meant_for_every_host(read: Read) -> None:
-    topology = read("version: 1\nrun_dir: /tmp/r\nhosts: {a: {}, b: {}}\nstages: [{name: s, workers: 2}]")
+    topology = read(
+        "version: 1\nrun_dir: /tmp/r\nhosts: {a: {}, b: {}}\nstages: [{name: s, workers: 2}]"
+    )
     assert topology.stage("s").workers == (Placement("a", 2), Placement("b", 2))
 
 
