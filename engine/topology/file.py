@@ -7,6 +7,7 @@ as an equal topology.
 """
 
 import os
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def _topology(values: Values, file: Path) -> Topology:
         broker=BrokerSpec(**{**values["broker"], "host": home}),
         limits=Limits(**values["limits"]),
         timeouts=_timeouts(values["timeouts"]),
-        stages=_stages(values["stages"], home),
+        stages=_stages(values["stages"], values["hosts"]),
         router=_router(values["router"], home),
         backends=tuple(_backend(backend, home) for backend in values["backends"]),
         sandboxes=_sandboxes(values["sandboxes"], values["beside"]),
@@ -132,11 +133,11 @@ def _timeouts(values: Values) -> Timeouts:
     return Timeouts(**{**values, "lease_s": lease_s})
 
 
-def _stages(stages: list[Values], home: str) -> tuple[Stage, ...]:
+def _stages(stages: list[Values], hosts: Iterable[str]) -> tuple[Stage, ...]:
     found: list[Stage] = []
     most_before = 0
     for values in stages:
-        placed = placements(values, home)
+        placed = placements(values, hosts)
         most = values["slots"] * max(placed.values())
         ready = values["ready"] or max(most, most_before)  # less, and slots before it never fill
         workers = tuple(Placement(host, count) for host, count in placed.items())

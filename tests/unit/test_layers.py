@@ -33,6 +33,7 @@ LAYERS = (
     {"summary", "output", "backends", "keys", "seeing", "apply"},
     {"display"},
     {"run"},
+    {"slurm"},
     {"cli"},
     {"__init__"},
 )
