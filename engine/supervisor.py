@@ -34,6 +34,7 @@ MODULES = {
     "broker": "nodes.broker",
     "router": "nodes.router",
     "sandboxes": "nodes.sandboxes",
+    "metrics": "nodes.metrics",
     "worker": "nodes.stage",
 }
 BACKEND_MODULES = {"simulator": "nodes.backends.simulator", "vllm": "nodes.backends.vllm"}
@@ -136,7 +137,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Drain: workers first, then what they use, the broker last; then make sure."""
-        order = (("worker",), ("backend", "router", "sandboxes"), ("broker",))
+        order = (("worker",), ("backend", "router", "sandboxes", "metrics"), ("broker",))
         for roles in order:
             children = [child for child in self._children.values() if child.node.role in roles]
             self._stop_some(children, self._topology.timeouts.drain_s + 2.0)

@@ -15,6 +15,7 @@ from .records import (
     Durability,
     Host,
     Limits,
+    MetricsSpec,
     Node,
     Placement,
     RouterSpec,
@@ -22,6 +23,7 @@ from .records import (
     Stage,
     Timeouts,
     Topology,
+    TracesSpec,
 )
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Durability",
     "Host",
     "Limits",
+    "MetricsSpec",
     "Node",
     "Placement",
     "RouterSpec",
@@ -40,6 +43,7 @@ __all__ = [
     "Stage",
     "Timeouts",
     "Topology",
+    "TracesSpec",
     "load",
     "resolved",
     "resolved_yaml",

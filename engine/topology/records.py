@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 Durability = Literal["none", "process", "power"]
-Role = Literal["broker", "router", "backend", "sandboxes", "worker"]
+Role = Literal["broker", "router", "backend", "sandboxes", "metrics", "worker"]
 Transport = Literal["ipc", "tcp"]
 
 BROKER_EDGES = ("front", "control", "results", "events")
@@ -147,6 +147,22 @@ class SandboxSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSpec:
+    """Where figures for Prometheus are served, on the broker's host."""
+
+    port: int
+    bind: str
+
+
+@dataclass(frozen=True, slots=True)
+class TracesSpec:
+    """Where spans are sent, and of which share of rollouts."""
+
+    endpoint: str
+    sample: float
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A process to start.
 
@@ -181,6 +197,8 @@ class Topology:
     sandboxes: SandboxSpec | None
     log_level: str
     filters: dict[str, str]
+    metrics: MetricsSpec | None
+    traces: TracesSpec | None
 
     @property
     def transport(self) -> Transport:
@@ -273,6 +291,8 @@ class Topology:
         if self.sandboxes is not None:
             hosts = [each.host for stage in self.stages for each in stage.workers]
             nodes += _numbered("sandboxes", "sandboxes", list(dict.fromkeys(hosts)))
+        if self.metrics is not None:
+            nodes.append(Node("metrics", "metrics", self.broker.host, "metrics", 0))
         for stage in self.stages:
             hosts = [placed.host for placed in stage.workers for _ in range(placed.count)]
             nodes += _numbered(stage.name, "worker", hosts)
