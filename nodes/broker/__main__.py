@@ -26,6 +26,8 @@ from engine.sockets import Bounds, bind, boot_id, open_socket
 from engine.topology import Topology, load
 from engine.typed import compile_decoder
 
+from ..tracing.export import Exporter, open_exporter
+from ..tracing.rollouts import RolloutSpans
 from .access import Access, Events, open_access
 from .bodies import Bodies
 from .loop import Loop, Sockets
@@ -75,7 +77,9 @@ def serve(topology: Topology) -> None:
     pipes = _pipes(context, topology, bounds, access)
     stages = [(stage.name, stage.timeout_s) for stage in topology.stages]
     publish = sockets.events.publish
-    shell = Shell(journal, bodies, trainers, workers, pipes, publish, stages, broker_id)
+    exporter = open_exporter(topology, "broker")
+    spans = _spans(topology, exporter)
+    shell = Shell(journal, bodies, trainers, workers, pipes, publish, stages, broker_id, spans)
     loop = Loop(
         sockets,
         ledger,
@@ -104,7 +108,16 @@ def serve(topology: Topology) -> None:
         if access is not None:
             access.close()
         context.destroy(linger=200)
+        if exporter is not None:
+            exporter.close()
     log.info("broker stops")
+
+
+def _spans(topology: Topology, exporter: Exporter | None) -> RolloutSpans | None:
+    if topology.traces is None or exporter is None:
+        return None
+    stages = [stage.name for stage in topology.stages]
+    return RolloutSpans(stages, topology.traces.sample, exporter.emit)
 
 
 def rules(topology: Topology) -> Rules:

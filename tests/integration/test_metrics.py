@@ -16,7 +16,7 @@ from ..security.kit import TEXT as KEYED
 from ..security.kit import keyed
 from ..topology_kit import ECHO, QUICK, Site, running_topology
 
-DEADLINE_S = 90.0
+DEADLINE_S = READY_S = 240.0
 SCRAPE_S = 30.0
 Figures = dict[tuple[str, ...], float]
 
@@ -31,7 +31,7 @@ def free_port() -> int:
 @pytest.fixture
 def site(short_path: Path) -> Iterator[Site]:
     text = f"{QUICK}metrics: {{port: {free_port()}}}\n"
-    with running_topology(short_path, text, {"echo": ECHO}) as running:
+    with running_topology(short_path, text, {"echo": ECHO}, READY_S) as running:
         yield running
 
 
