@@ -146,7 +146,7 @@ def test_every_rollout_is_one_connected_tree(short_path: Path) -> None:
             ends_with_turns(site, receiver)
             ends_after_a_retry(site, receiver)
             is_cancelled(site, receiver)
-        assert {"broker", "init-0", "run-0"} <= receiver.instances
+        assert {"broker", "run-0"} <= receiver.instances
 
 
 def ends_with_turns(site: Site, receiver: Receiver) -> None:
@@ -163,7 +163,7 @@ def ends_with_turns(site: Site, receiver: Receiver) -> None:
             assert attribute(turn, "rollmq.tokens") > 0
         assert len(named(spans, "turn")) == len(rollout.data["run"]["turns"])
         tools = sum(len(turn.get("tools", ())) for turn in rollout.data["run"]["turns"])
-        assert len(named(spans, "tool")) == tools
+        assert len(named(spans, "tool")) == tools > 0
         (root,) = named(spans, "rollout")
         assert attribute(root, "rollmq.outcome") == rollout.outcome
     assert {rollout.rollout_id for rollout in rollouts} == set(names)
