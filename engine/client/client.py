@@ -71,8 +71,7 @@ class Client:
         self._front = Front(where, key)
         self._endpoint, self._bounds = self._front.endpoint, self._front.bounds
         self.client_id = self._front.client_id(client_id)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._front.connect(self._context, self.client_id)
+        self._socket = self._front.connect(self.client_id)
         self._codec: Codec[Any] = Codec(TO_TRAINER)
         self._core = Core(self.client_id, window, patience_s)
         self._core.message_bytes = self._bounds.message_bytes
@@ -84,8 +83,7 @@ class Client:
         try:
             self._wait(lambda: self._core.welcome is not None, connect_s, "the broker's welcome")
         except BaseException:
-            self._front.close()
-            self._context.destroy(linger=0)
+            self._front.destroy(linger_ms=0)
             raise
 
     def __enter__(self) -> Self:
@@ -320,20 +318,20 @@ class Client:
         """
         limit_s = timeout_s + SLACK_S
         if put is None:
-            return self._ask(fleet.publish(version, source, mode, timeout_s), limit_s)
-        update_id = self._ask(fleet.pause(version, mode, timeout_s), limit_s)
+            return self.ask(fleet.publish(version, source, mode, timeout_s), limit_s)
+        update_id = self.ask(fleet.pause(version, mode, timeout_s), limit_s)
         try:
             put()
         except BaseException as wrong:
             why = f"{type(wrong).__name__}: {wrong}"
             with contextlib.suppress(NodeRefused):
-                self._ask(fleet.put(version, update_id, why), limit_s)
+                self.ask(fleet.put(version, update_id, why), limit_s)
             raise
-        return self._ask(fleet.put(version, update_id), limit_s)
+        return self.ask(fleet.put(version, update_id), limit_s)
 
     def backends(self, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
         """Return how every inference backend is. Raises: NodeRefused, BrokerUnreachable."""
-        return self._ask(fleet.backends(), timeout_s)
+        return self.ask(fleet.backends(), timeout_s)
 
     def add_backend(
         self,
@@ -351,7 +349,7 @@ class Client:
         Raises: NodeRefused, BrokerUnreachable.
         """
         wish = fleet.add(name, kind, fleet.options_of(where), capacity)
-        return self._ask(wish, timeout_s)
+        return self.ask(wish, timeout_s)
 
     def drain_backend(
         self, name: str, *, undo: bool = False, timeout_s: float = 10.0
@@ -360,14 +358,14 @@ class Client:
 
         Raises: NodeRefused, BrokerUnreachable.
         """
-        return self._ask(fleet.drain(name, undo=undo), timeout_s)
+        return self.ask(fleet.drain(name, undo=undo), timeout_s)
 
     def remove_backend(self, name: str, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
         """Use a backend no more; what is open on it goes elsewhere at once.
 
         Raises: NodeRefused, BrokerUnreachable.
         """
-        return self._ask(fleet.remove(name), timeout_s)
+        return self.ask(fleet.remove(name), timeout_s)
 
     def close(self) -> None:
         """Acknowledge what was taken, wait up to CLOSE_S for the broker to have heard, and go."""
@@ -376,8 +374,7 @@ class Client:
                 if not self._socket.closed:
                     self._leave()
             finally:
-                self._front.close()
-                self._context.destroy(linger=1000)
+                self._front.destroy(linger_ms=1000)
 
     def _leave(self) -> None:
         with contextlib.suppress(RollmqError):
@@ -442,18 +439,15 @@ class Client:
         self._core.settle(time.monotonic())
         self._pump(POLL_S)
 
-    def _ask(self, wish: fleet.Wish[Answer], timeout_s: float) -> Answer:
+    def ask(self, wish: fleet.Wish[Answer], timeout_s: float) -> Answer:
+        """Return what a node answers. Raises: NodeRefused, BrokerUnreachable."""
         message, text = wish.message()
         key = f"ask {message.request_id}"
         question = self._question(key, message, text)
         try:
             found, body = self._answer(question, timeout_s, wish.what)
         except BrokerUnreachable as silence:
-            if not question.doubt:
-                raise
-            raise BrokerUnreachable(
-                f"{silence}; the broker's last word: {question.doubt}"
-            ) from None
+            raise fleet.with_doubt(silence, question.doubt) from None
         finally:
             with self._lock:
                 self._core.give_up_question(key)
@@ -481,18 +475,14 @@ class Client:
                 self._turn(PROMPT_S)
 
     def _turn(self, wait_s: float) -> None:
-        now = time.monotonic()
-        if self._front.is_anew(now):
-            self._core.start(now)
-        self._core.tick(now)
+        self._front.turn(self._core, time.monotonic())
         for sampling in list(self._core.samplings.values()):
             sampling.step(PROMPT_S)
         self._send_all()
         if self._socket.poll(int(wait_s * 1000), zmq.POLLIN):
-            now = time.monotonic()
             for frames in drain(self._socket, 256, copy=False):
                 message, body = self._codec.decode(frames)
-                self._core.receive(message, body, now)
+                self._core.receive(message, body, time.monotonic())
             self._send_all()
 
     def _send_all(self) -> None:

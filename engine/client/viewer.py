@@ -22,6 +22,7 @@ from ..sockets import Bounds, boot_id, drain, open_socket, send
 from ..topology import Topology, load
 from ..wire import Codec, encode, read_buffer
 
+POLL_MS = 100  # between two looks whether the broker takes our key
 ASK_AGAIN_S = 1.0  # a broker that restarts has lost the question
 TURN_S = 0.1  # between two looks at whether the broker takes our key
 

@@ -30,6 +30,7 @@ from .roster import Added, PublishedWeights, Roster
 from .standing import Standings
 
 KEPT_ANSWERS = 256
+OPERATORS_ONLY = "a trainer's key may publish weights and list backends; others need an operator's"
 Reply = tuple[Answered, list[bytes]]
 Record = TypeVar("Record")
 
@@ -147,6 +148,8 @@ class Desk:
             if isinstance(question, PublishAsked | PauseAsked | PutAsked):
                 self._update(message, question)
                 return []
+            if message.role == "trainer" and not isinstance(question, ListAsked):
+                return [self._refuse(message.client_id, message.request_id, OPERATORS_ONLY)]
             self._change(question, now)
         except (_No, RollmqError, OSError) as wrong:
             return [self._refuse(message.client_id, message.request_id, str(wrong))]

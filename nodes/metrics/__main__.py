@@ -21,11 +21,11 @@ from prometheus_client.registry import CollectorRegistry
 from engine.client.viewer import Viewer
 from engine.errors import NodeFailed, RollmqError
 from engine.logs import configure
+from engine.presence import Presence
 from engine.process import die_with_parent
 from engine.sockets import boot_id
 from engine.topology import Topology, load
 
-from ..presence import Presence
 from .exporter import StatusCollector
 
 TURN_S = 0.1
