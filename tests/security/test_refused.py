@@ -26,7 +26,7 @@ from engine.messages import (
 from engine.security import Line, OwnKey
 from engine.topology import BROKER_EDGES
 
-from .kit import Keyed, make_keys
+from .kit import Keyed, make_keys, with_keys_of
 
 TOLD_S = 2.0
 """How soon a refused peer must know; measured from its first look."""
@@ -68,14 +68,6 @@ def refusal(site: Keyed, edge: str, key: OwnKey | None) -> str:
         line.close()
         context.destroy(linger=0)
     return ""
-
-
-def with_keys_of(site: Keyed, directory: Path, keys: Path) -> Path:
-    """Return a topology file that is ours but for its keys."""
-    text = site.topology.path.read_text().replace("keys: keys", f"keys: {keys}")
-    file = directory / "other.yaml"
-    file.write_text(text)
-    return file
 
 
 def test_a_client_without_a_key_is_told_so(site: Keyed) -> None:
