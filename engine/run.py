@@ -7,12 +7,13 @@ comes again after a crash is recognised by its id.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import IO, Any
+from types import MappingProxyType, TracebackType
+from typing import IO, Any, Protocol, Self
 from uuid import uuid4
 
 import orjson
@@ -58,12 +59,77 @@ class _Job:
         return len(self.tasks) * self.options.group_size
 
 
+class Launcher(Protocol):
+    """Who keeps the nodes of a topology up during a run."""
+
+    def __enter__(self) -> Self:
+        """Start them."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        """Drain and end them."""
+
+    def watch(self) -> None:
+        """Start again what has ended."""
+
+    def wait_ready(self, deadline_s: float, /) -> None:
+        """Wait until all of them have said hello."""
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """The process ids of what it has started."""
+
+    @property
+    def restarts(self) -> Mapping[str, int]:
+        """How often each was started again."""
+
+    @property
+    def sandboxes(self) -> Mapping[str, str]:
+        """Which provider makes the sandboxes of each host."""
+
+
+class Attached:
+    """The launcher of a topology that somebody else keeps up: it does nothing."""
+
+    pids: Mapping[str, int] = MappingProxyType({})
+    restarts: Mapping[str, int] = MappingProxyType({})
+    sandboxes: Mapping[str, str] = MappingProxyType({})
+
+    def __enter__(self) -> Self:
+        """Start nothing."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave everything as it is."""
+
+    def watch(self) -> None:
+        """Leave it to whoever started the topology."""
+
+    def wait_ready(self, deadline_s: float) -> None:
+        """Let the run's client wait for the broker."""
+
+
 def run(
-    topology: Topology, tasks: list[Task], options: RunOptions, console: Console
+    topology: Topology,
+    tasks: list[Task],
+    options: RunOptions,
+    console: Console,
+    launcher: Launcher | None = None,
 ) -> dict[str, Any]:
     """Run every task; return the summary that was written to OUT/summary.json.
 
-    The first Ctrl-C ends the run early, with the nodes drained and `interrupted` in the summary.
+    Without a launcher the topology is started on this machine. The first Ctrl-C ends the run early,
+    with the nodes drained and `interrupted` in the summary.
 
     Raises: RollmqError: OUT is taken, a node cannot be kept up, the broker cannot be reached;
     KeyboardInterrupt before the first rollout, or at the second Ctrl-C.
@@ -71,8 +137,9 @@ def run(
     name, stale = _name(topology, options, len(tasks) * options.group_size)
     summary = Summary(sections())
     job = _Job(topology, tasks, options, console, name, _done(options, summary), summary)
-    with Supervisor(topology) as supervisor:
-        console.print(f"starting {len(supervisor.pids)} nodes of {topology.name}")
+    with launcher or Supervisor(topology) as supervisor:
+        if supervisor.pids:
+            console.print(f"starting {', '.join(supervisor.pids)} of {topology.name}")
         supervisor.wait_ready(topology.timeouts.start_s)
         for host, provider in supervisor.sandboxes.items():
             console.print(f"sandboxes on {host}: {provider}")
@@ -87,7 +154,7 @@ def run(
         finally:
             report = summary.report(time.monotonic() - started, str(options.out))
             report |= {"asked": job.total, "interrupted": interrupted}
-            report["restarts"] = supervisor.restarts
+            report["restarts"] = dict(supervisor.restarts)
             _write_json(options.out / "summary.json", report)
     return report
 
@@ -115,7 +182,7 @@ def look_up(out: Path) -> dict[str, Any]:
     return report | {"asked": run_["asked"], "interrupted": False, "unfinished": True}
 
 
-def _stream(job: _Job, supervisor: Supervisor) -> None:
+def _stream(job: _Job, supervisor: Launcher) -> None:
     options, window = job.options, job.topology.limits.client_window
     key = operator_name(job.topology.path)
     wanted = (task for task in job.tasks if not _all_done(job, task))

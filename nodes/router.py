@@ -24,9 +24,12 @@ import zmq
 from msgspec.structs import replace
 
 from engine.errors import LocalProtocolError, RemoteProtocolError, RollmqError
+from engine.figures import LoopLag
 from engine.logs import configure
 from engine.messages import Announced
+from engine.presence import Presence
 from engine.process import die_with_parent
+from engine.reread import reread_on_hangup
 from engine.sockets import Bounds, boot_id, private_directory
 from engine.topology import ROUTER_EDGES, Topology, load
 from engine.wire import Codec, encode
@@ -43,7 +46,6 @@ from .inference.policies import named
 from .inference.refused import Refusals, answer_to
 from .inference.roster import Roster
 from .inference.standing import Standings, Waits
-from .presence import Presence
 
 TICKS_PER_HEARTBEAT = 4
 LINGER_MS = 1000
@@ -60,7 +62,7 @@ class Router:
             raise ValueError("the topology has no router")
         self.router_id = boot_id(node)
         private_directory(topology.run_dir)
-        roster = Roster.read(topology)
+        roster = self._roster = Roster.read(topology)
         self._children = Children(topology.run_dir / "logs", topology.timeouts.drain_s)
         self.standings = _standings(topology, self.router_id, roster)
         self.placement = self.standings.placement
@@ -79,6 +81,7 @@ class Router:
         self._answer: tuple[messages.Generated, list[Any]] | None = None
         self._events: deque[events.Event] = deque()
         self._refusals = Refusals()
+        self._lag = LoopLag()
         self._tick_s = topology.timeouts.heartbeat_s / TICKS_PER_HEARTBEAT
         self._drain_s = topology.timeouts.drain_s
         self._stop_asked = False
@@ -97,6 +100,12 @@ class Router:
         """Ask the loop to drain and end."""
         self._stop_asked = True
 
+    def reread(self, topology: Topology) -> None:
+        """Know the backends of another text of the topology."""
+        self._roster.topology = topology
+        if self._door is not None:
+            self._door.go_by(topology)
+
     def run(self) -> int:
         """Serve until stopped, and return the exit status."""
         self._log.info("router ready", front=self._workers.endpoint, back=self._backends.endpoint)
@@ -104,6 +113,7 @@ class Router:
         tick_at = give_up_at = 0.0
         while not self._is_over(give_up_at):
             poller.poll(int(1000 * max(0.0, min(tick_at - time.monotonic(), self._tick_s))))
+            woken_at = time.monotonic()
             self._receive_from_workers()
             self._receive_from_backends()
             self._receive_from_clients()
@@ -113,6 +123,8 @@ class Router:
             if time.monotonic() >= tick_at:
                 tick_at = time.monotonic() + self._tick_s
                 self._tick()
+            now = time.monotonic()
+            self._lag.took(now - woken_at, now)
         self._close()
         return 0
 
@@ -156,8 +168,10 @@ class Router:
             **self.placement.figures(),
             "garbage": self._refusals.total,
             "policy_version": self._version,
+            "loop_lag_s": self._lag.worst_s,
         }
-        self._presence.beat(time.monotonic(), figures, self.desk.parts())
+        now = time.monotonic()
+        self._presence.beat(now, figures, self.desk.parts(now))
 
     def _shut_out(self, door: Door) -> None:
         """Let backends go whose host's key was revoked: they are sent nothing more."""
@@ -392,6 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RollmqError as wrong:
         print(wrong, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2
+    reread_on_hangup(options.topology, options.name, router.reread)
     signal.signal(signal.SIGTERM, router.stop)
     signal.signal(signal.SIGINT, router.stop)
     return router.run()

@@ -339,11 +339,7 @@ class AsyncClient:
         try:
             found, body = await self._answer(question, timeout_s, wish.what)
         except BrokerUnreachable as silence:
-            if not question.doubt:
-                raise
-            raise BrokerUnreachable(
-                f"{silence}; the broker's last word: {question.doubt}"
-            ) from None
+            raise fleet.with_doubt(silence, question.doubt) from None
         finally:
             self._core.give_up_question(key)
         return wish.answer(found, body)

@@ -2,7 +2,7 @@
 
 No socket, clock, thread, randomness or log; the same events at the same times give the same
 instructions. The states are the table in states.py. Reading order: states, instructions, rollouts,
-queues, books, batches, intake, dispatching, attempts, recovery, checks.
+queues, rooms, books, batches, intake, dispatching, attempts, recovery, checks, waits, status.
 """
 
 from collections.abc import Sequence
@@ -46,6 +46,7 @@ from .instructions import (
     Keep,
     KeepValue,
     NewPolicy,
+    NewRules,
     Reply,
     Rewound,
     Settle,
@@ -84,6 +85,7 @@ __all__ = [
     "KeepValue",
     "Ledger",
     "NewPolicy",
+    "NewRules",
     "Recovery",
     "Reply",
     "Rewound",
@@ -131,6 +133,8 @@ class Ledger:
                 intake.gone(books, client_id)
             case NewPolicy(version):
                 batches.new_policy(books, version, now)
+            case NewRules(rules):
+                books.go_by(rules)
             case Tick(stood_still):
                 if stood_still:
                     attempts.prolong(books, now)
@@ -158,14 +162,18 @@ class Ledger:
         client = self._books.clients.get(client_id)
         return client.unacked if client else 0
 
+    def worker_nodes(self) -> tuple[str, ...]:
+        """Return the nodes of the workers that are heard."""
+        return tuple([each.node for each in self._books.workers.values() if not each.silent])
+
     def unpinned(self, host: str, rollout_ids: Sequence[str]) -> tuple[str, ...]:
         """Return those of some rollouts that are not pinned to a host, now or no more."""
         pinned = self._books.pinned.get(host, {})
         return tuple([name for name in rollout_ids if name not in pinned])
 
-    def status(self, now: float) -> dict[str, object]:
-        """Describe the books for people and tools; JSON-able."""
-        return status(self._books, now)
+    def status(self, now: float, rollout_id: str = "") -> dict[str, object]:
+        """Describe the books for people and tools, and one rollout if it is named; JSON-able."""
+        return status(self._books, now, rollout_id)
 
 
 def _from_worker(books: Books, message: object, body_bytes: int, now: float) -> None:

@@ -33,6 +33,7 @@ from .worker import (
     HeartbeatReply,
     Held,
     HelloAgain,
+    LauncherReply,
     NodeHello,
     Part,
     Pins,
@@ -95,8 +96,18 @@ FROM_NODE = (
     Answered,
     Announced,
     Pins,
+    StatusRequest,
 )
-TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Unpinned, Problem)
+TO_NODE = (
+    WorkerWelcome,
+    HeartbeatReply,
+    HelloAgain,
+    Asked,
+    Unpinned,
+    LauncherReply,
+    Status,
+    Problem,
+)
 WORK = (Work, ResultAck)
 RESULTS = (StageResult,)
 EVENTS = (Boot, Stop, Announced)
@@ -128,6 +139,7 @@ __all__ = [
     "Hello",
     "HelloAgain",
     "Judged",
+    "LauncherReply",
     "Message",
     "NodeAnswer",
     "NodeHello",

@@ -32,6 +32,8 @@ class Heartbeat(Record, frozen=True):
     worker_id: Annotated[Id, "the worker"]
     held: Annotated[tuple[Held, ...], "[rollout_id, attempt] running, or ended and unacknowledged"]
     lag_s: Annotated[Seconds, "how long the loop that runs handlers has not answered"]
+    loop_s: Annotated[Seconds, "what its last answer took"] = 0.0
+    culprit: Annotated[Text, "the rollout whose code runs while it does not; or empty"] = ""
 
 
 class WorkerCredit(Record, frozen=True):
@@ -98,6 +100,20 @@ class Announced(Record, frozen=True):
     node: Annotated[Id, "who tells it"]
     name: Annotated[Id, "what has a new value, such as `policy_version`"]
     value: Annotated[Count, "the value"]
+
+
+class LauncherReply(Record, frozen=True):
+    """Answer to a launcher's node_hello: the truth about what runs."""
+
+    kind: ClassVar[str] = "launcher_reply"
+    broker_id: Annotated[Id, "fresh at every start of the broker"]
+    revision: Annotated[Count, "of the topology that runs: grows by one with each that is applied"]
+    heard: Annotated[
+        tuple[Part, ...], "who has said hello, by role; given if the hello has a figure `waiting`"
+    ] = ()
+    buffers: Annotated[
+        tuple[Buffer, ...], Length(0, 1), "`topology`, json text, if the hello's `mark` is another"
+    ] = ()
 
 
 class Asked(Record, frozen=True):

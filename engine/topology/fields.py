@@ -377,6 +377,13 @@ TOPOLOGY = Section(
             "One topology a machine is the common case.",
         ),
         Field(
+            "beside",
+            _PATH,
+            "Directory that relative paths in this file are relative to.",
+            ".",
+            "The directory of this file: it moves together with what it names.",
+        ),
+        Field(
             "run_dir",
             _PATH,
             "Directory of sockets, journal and logs, relative to this file; on a local disk.",

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from .reader import Values, did_you_mean, show_bytes
-from .records import BROKER_EDGES, IPC_PATH_LIMIT_BYTES, ROUTER_EDGES, longest_socket
+from .records import (
+    BROKER_EDGES,
+    IPC_PATH_LIMIT_BYTES,
+    ROUTER_EDGES,
+    longest_socket,
+    placed_name,
+)
 from .yaml_lines import Place, Source
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -238,12 +244,13 @@ def _socket_paths_fit(values: Values, source: Source) -> None:
     if values["run_dir"] is None or any(host and host["address"] for host in hosts):
         return
     home = home_host(values)
-    counts = [
-        (stage["name"], sum(placements(stage, home).values()))
+    workers = [
+        placed_name(stage["name"], count - 1, host, home or "")
         for _, stage in _each(values, "stages")
         if stage["name"] is not None
+        for host, count in placements(stage, home).items()
     ]
-    path = longest_socket(Path(values["run_dir"]), counts)
+    path = longest_socket(Path(values["run_dir"]), workers)
     length = len(fsencode(path))
     if length > IPC_PATH_LIMIT_BYTES:
         message = (

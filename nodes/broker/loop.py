@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,18 @@ import structlog
 import zmq
 
 from engine.errors import RemoteProtocolError
+from engine.figures import BOUNDS_S, LoopLag
 from engine.journal import Journal, NullJournal
-from engine.ledger import FromTrainer, FromWorker, Ledger, NewPolicy, Tick, TrainerGone
+from engine.ledger import (
+    FromTrainer,
+    FromWorker,
+    Ledger,
+    NewPolicy,
+    NewRules,
+    Rules,
+    Tick,
+    TrainerGone,
+)
 from engine.messages import (
     FROM_NODE,
     FROM_TRAINER,
@@ -33,6 +43,7 @@ from engine.messages import (
     HelloAgain,
     NodeAnswer,
     NodeHello,
+    Part,
     Ping,
     Pins,
     Pong,
@@ -51,10 +62,11 @@ from engine.messages.trainer import ProblemCode
 from engine.messages.worker import AskerRole
 from engine.security import Denied, Peer
 from engine.sockets import Bounds, drain, drain_known, send
-from engine.topology import Node
+from engine.topology import Topology
 from engine.wire import Codec, encode, json_buffer, size_bytes
 
 from .access import Access, Events
+from .applying import Applying
 from .gate import POLICY
 from .others import Others
 from .peers import Connections, WorkPipes
@@ -95,7 +107,7 @@ class Loop:
         broker_id: str,
         tick_s: float,
         figures: Callable[[], dict[str, Any]],
-        nodes: Mapping[str, Node],
+        applying: Applying,
         bounds: Bounds,
         lease_s: float,
         access: Access | None = None,
@@ -110,18 +122,27 @@ class Loop:
         self._broker_id = broker_id
         self._tick_s = tick_s
         self._figures = figures
-        self._known = nodes
+        self._applying = applying
+        self._known = _known(applying.topology)
         self._access = access
         self._message_bytes = bounds.message_bytes
         self._from_trainers: Codec[Any] = Codec(FROM_TRAINER)
         self._from_nodes: Codec[Any] = Codec(FROM_NODE)
         self._results: Codec[StageResult] = Codec(RESULTS)
-        self._others = Others(nodes, lease_s)
+        self._others = Others(self._known, lease_s)
         self._running = True
         self._turned_at = 0.0
         self._handled = 0
+        self._lag = LoopLag()
+        self._full_since: float | None = None
         self._ticked = (time.monotonic(), 0)  # when, and what was durable then
         self.counts: Counter[str] = Counter()
+
+    def go_by(self, topology: Topology, rules: Rules) -> None:
+        """Decide by another topology from now on."""
+        self._known = _known(topology)
+        self._others.know(self._known)
+        self._shell.take(self._ledger.handle(NewRules(rules), time.monotonic()))
 
     def stop(self) -> None:
         """Leave the loop after the turn under way."""
@@ -140,6 +161,7 @@ class Loop:
         while self._running:
             left_ms = max(0, int((next_tick - time.monotonic()) * 1000) + 1)
             ready = dict(poller.poll(min(left_ms, BUSY_POLL_MS) if waiting else left_ms))
+            woken_at = time.monotonic()
             self._let_gather()
             self._turn(ready)
             if time.monotonic() >= next_tick:
@@ -147,6 +169,8 @@ class Loop:
                 next_tick = time.monotonic() + self._tick_s
             self._shell.release()
             waiting = self._flush()
+            now = time.monotonic()
+            self._lag.took(now - woken_at, now)
 
     def _let_gather(self) -> None:
         """Begin turns apart, the further the more the last one handled; after a pause, at once."""
@@ -219,9 +243,8 @@ class Loop:
                 self._shell.take(self._ledger.handle(FromTrainer(client_id, message), now))
                 unacked = self._ledger.unacked(client_id)
                 self._trainers.send(route, encode(Pong(self._broker_id, nonce, unacked)))
-            case StatusRequest(request_id):
-                buffer, text = json_buffer("status", self._status(now))
-                self._trainers.send(route, encode(Status(request_id, (buffer,)), [text]))
+            case StatusRequest(request_id, rollout_id):
+                self._trainers.send(route, self._status_frames(request_id, rollout_id, now))
             case _ if client_id is None:
                 self._unknown(route, message)
             case AskNode():
@@ -270,6 +293,10 @@ class Loop:
         if isinstance(message, NodeHello | Answered | Announced):
             self._from_other(route, message, body, now)
             return
+        if isinstance(message, StatusRequest):
+            told = self._status_frames(message.request_id, message.rollout_id, now)
+            self._workers.send(route, told)
+            return
         if isinstance(message, Pins):
             over = self._ledger.unpinned(message.host, message.rollouts)
             self._workers.send(route, encode(Unpinned(self._broker_id, over)))
@@ -290,6 +317,9 @@ class Loop:
             case NodeHello():
                 self._expect_node(message)
                 self._others.heard(message, route, now)
+                if message.role == "launcher":
+                    reply = self._applying.reply(message, self._broker_id, self._heard)
+                    self._workers.send(route, encode(*reply))
                 if message.role == "router" and POLICY in message.figures:
                     self._new_policy(int(message.figures[POLICY]), now)
             case Answered(client_id, request_id, code, why, buffers):
@@ -306,6 +336,12 @@ class Loop:
     def _ask(
         self, client_id: str, peer: Peer | None, message: AskNode, body: list[Any], now: float
     ) -> None:
+        if message.role == "broker":
+            if peer is not None and peer.role != "operator":
+                raise Denied(f"the key of {peer} may not apply: an operator's may")
+            answer, text = self._applying.ask(message, body)
+            self._trainers.send_name(client_id, encode(answer, text))
+            return
         role: AskerRole = "" if peer is None or peer.role == "host" else peer.role
         asked = encode(Asked(client_id, message.request_id, message.buffers, role), body)
         for route in self._others.routes(message.role, now):
@@ -314,18 +350,21 @@ class Loop:
         why = f"no {message.role} is heard"
         self._trainers.send_name(client_id, encode(NodeAnswer(message.request_id, "no_node", why)))
 
+    def _heard(self) -> tuple[Part, ...]:
+        workers = (Part(node, "worker", {}) for node in self._ledger.worker_nodes())
+        return (*workers, *self._others.heard_of())
+
     def _expect_node(self, message: NodeHello | WorkerHello) -> None:
         """Refuse names that are not ours: a worker's id names a socket's file."""
-        known = self._known.get(message.node)
-        if known is None and isinstance(message, NodeHello) and self._others.takes(message):
+        if isinstance(message, NodeHello):
+            if message.node not in self._known and not self._others.takes(message):
+                raise RemoteProtocolError(f"{message.node!r} is not in this topology", "node")
             return
-        if known is None:
-            raise RemoteProtocolError(f"{message.node!r} is not in this topology", "node")
-        if isinstance(message, WorkerHello):
-            if known.role != "worker" or known.spec != message.stage:
-                raise RemoteProtocolError(f"{message.node} does not serve this stage", "stage")
-            if not re.fullmatch(f"{message.node}-[0-9a-f]{{12}}", message.worker_id):
-                raise RemoteProtocolError("is not a node's name and a boot id", "worker_id")
+        if not self._applying.topology.may_be(message.node, message.stage, message.host):
+            why = f"{message.node!r} is no worker of {message.stage!r} on {message.host!r}"
+            raise RemoteProtocolError(f"{why} in this topology", "node")
+        if not re.fullmatch(f"{re.escape(message.node)}-[0-9a-f]{{12}}", message.worker_id):
+            raise RemoteProtocolError("is not a node's name and a boot id", "worker_id")
 
     def _result(self, frames: list[Any], now: float, key: str) -> None:
         message, body = self._results.decode(frames)
@@ -337,6 +376,10 @@ class Loop:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        if not self._journal.full:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
         if self._access is not None:
             self._revoke(self._access, now)
         self._shell.take(self._ledger.handle(Tick(self._stood_still(now)), now))
@@ -382,15 +425,28 @@ class Loop:
     def _flush(self) -> bool:
         return any((self._trainers.flush(), self._pipes.flush()))
 
-    def _status(self, now: float) -> dict[str, Any]:
+    def _full_s(self, now: float) -> float:
+        return round(now - self._full_since, 3) if self._full_since is not None else 0.0
+
+    def _status_frames(self, request_id: str, rollout_id: str, now: float) -> list[Any]:
+        buffer, text = json_buffer("status", self._status(now, rollout_id))
+        return encode(Status(request_id, (buffer,)), [text])
+
+    def _status(self, now: float, rollout_id: str) -> dict[str, Any]:
         shell = {"waiting_for_disk": self._shell.waiting, **self._shell.counts, **self.counts}
-        journal = self._journal.statistics()
-        report = self._ledger.status(now)
         return {
-            **report,
+            **self._ledger.status(now, rollout_id),
             "nodes": self._others.status(now),
-            "journal": journal,
-            "loop": shell,
+            **self._applying.figures(),
+            "journal": {**self._journal.statistics(), "full_s": self._full_s(now)},
+            "loop": {**shell, "lag_s": round(self._lag.worst_s, 4)},
+            "bounds_s": BOUNDS_S,
+            "dispatch_wait": self._shell.dispatch_wait.report(),
+            "commit": self._journal.commits.report(),
             "security": self._access.gatekeeper.figures() if self._access else {},
             **self._figures(),
         }
+
+
+def _known(topology: Topology) -> frozenset[str]:
+    return frozenset(node.name for node in topology.nodes())

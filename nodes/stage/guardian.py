@@ -41,7 +41,7 @@ from engine.sockets import Bounds, Outbox, boot_id, drain, open_socket
 from engine.topology import Topology
 from engine.wire import Codec, encode
 
-from .pipe import TO_GUARDIAN, AreYouThere, Connect, Drop, Here, PipeEnd, batches
+from .pipe import TO_GUARDIAN, AreYouThere, Connect, Drop, Here, PipeEnd, Reread, batches
 from .table import SPARE, Entry, SlotTable, shared_memory
 
 log = structlog.get_logger()
@@ -68,6 +68,7 @@ class Stay:
     said_hello_at: float = 0.0
     asked_at: float | None = None
     looked_at: float = 0.0
+    loop_s: float = 0.0  # what the loop's last answer took
     nonce: int = 0
 
     def lag_s(self, now: float) -> float:
@@ -94,6 +95,7 @@ class Guardian:
         self._memory = shared_memory(SPARE * self._stage.slots)
         self._table = SlotTable(self._memory, SPARE * self._stage.slots)
         self._stay: Stay | None = None
+        self._wanted: Topology | None = None  # what was read again and is not gone by yet
         self._draining_until: float | None = None
         self._beat_at = 0.0
         self._restarts = 0
@@ -101,6 +103,10 @@ class Guardian:
     def drain(self) -> None:
         """Take nothing more, finish what is held within drain_s, then leave."""
         self._draining_until = time.monotonic() + self._times.drain_s
+
+    def reread(self, topology: Topology) -> None:
+        """Go by another text of the topology from the next turn on; safe in a signal's handler."""
+        self._wanted = topology
 
     def run(self) -> None:
         """Serve until drained."""
@@ -147,6 +153,7 @@ class Guardian:
         drained = False
         while not drained:
             now = time.monotonic()
+            self._take_over(stay, now)
             self._beat(stay, now)
             if self._is_lost(stay, now):
                 return False
@@ -158,6 +165,18 @@ class Guardian:
             self._from_events(stay)
             self._from_host(stay)
         return True
+
+    def _take_over(self, stay: Stay, now: float) -> None:
+        """Go by a topology that was read again: say hello with the credit that it gives."""
+        if self._wanted is None:
+            return
+        self._topology, self._wanted = self._wanted, None
+        self._stage = self._topology.stage(self._node.spec)
+        self._times = self._topology.timeouts
+        stay.pipe.send(Reread())
+        if stay.broker_id:  # repeated until the broker welcomes it
+            stay.broker_id = ""
+            self._hello(stay, now)
 
     def _beat(self, stay: Stay, now: float) -> None:
         if now < self._beat_at:
@@ -174,9 +193,14 @@ class Guardian:
         if not stay.broker_id:
             self._hello(stay, now)
         elif not stay.outbox:
-            lag = stay.lag_s(now)
-            heartbeat = Heartbeat(stay.worker_id, self._held(), lag if lag > STALLED_S else 0.0)
-            stay.outbox.send(encode(heartbeat))
+            stay.outbox.send(encode(self._heartbeat(stay, now)))
+
+    def _heartbeat(self, stay: Stay, now: float) -> Heartbeat:
+        lag_s = stay.lag_s(now)
+        if lag_s <= STALLED_S:
+            return Heartbeat(stay.worker_id, self._held(), 0.0, max(lag_s, stay.loop_s))
+        culprit = self._table.culprit()
+        return Heartbeat(stay.worker_id, self._held(), lag_s, lag_s, culprit)
 
     def _hello(self, stay: Stay, now: float) -> None:
         if not stay.ready:
@@ -241,6 +265,7 @@ class Guardian:
         now = time.monotonic()
         for record in stay.pipe.receive():
             if isinstance(record, Here) and record.nonce == stay.nonce:
+                stay.loop_s = stay.lag_s(now)
                 stay.asked_at = None
                 self._is_ready(stay, now)
 
