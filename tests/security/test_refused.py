@@ -55,7 +55,7 @@ def strangers(site: Keyed, directory: Path) -> OwnKey:
 def refusal(site: Keyed, edge: str, key: OwnKey | None) -> str:
     """Return what a connecting socket is told."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    wire = context.socket(zmq.DEALER)
+    wire = context.socket({"results": zmq.PUSH, "events": zmq.SUB}.get(edge, zmq.DEALER))
     line = Line(wire, site.site.endpoint(edge), key)
     deadline = time.monotonic() + SLOW_S
     try:
@@ -260,7 +260,7 @@ def test_events_are_for_keys_on_the_list(site: Keyed) -> None:
 def refusal_at(endpoint: str, key: OwnKey) -> str:
     """Return what a socket is told; empty once its handshake has succeeded."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    wire = context.socket(zmq.SUB)
+    wire = context.socket(zmq.PULL)
     key.apply(wire)
     monitor = wire.get_monitor_socket(
         int(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
