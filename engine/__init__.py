@@ -5,12 +5,14 @@ What is exported here is the public API; a test locks it.
 
 from .client import AsyncClient, Batch, Client
 from .errors import (
+    AccessRefused,
     BoundaryError,
     BrokerUnreachable,
     ClientError,
     FilterError,
     Full,
     JournalError,
+    KeysError,
     LedgerError,
     LocalProtocolError,
     NodeFailed,
@@ -38,6 +40,7 @@ from .records import (
 from .topology import Topology, load
 
 __all__ = [
+    "AccessRefused",
     "AsyncClient",
     "BackendState",
     "Batch",
@@ -49,6 +52,7 @@ __all__ = [
     "FilterError",
     "Full",
     "JournalError",
+    "KeysError",
     "LedgerError",
     "LocalProtocolError",
     "NodeFailed",

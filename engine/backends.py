@@ -22,6 +22,7 @@ from rich.table import Table
 
 from .client import Client
 from .records import BackendState
+from .security import operator_name
 
 Ask = Callable[[Client, argparse.Namespace], tuple[BackendState, ...]]
 CONNECT_S = 5.0
@@ -90,7 +91,8 @@ def _verb(verbs: Any, name: str, ask: Ask, text: str, example: str) -> Any:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    with Client(options.topology, window=1, connect_s=CONNECT_S) as client:
+    key = operator_name(options.topology)
+    with Client(options.topology, window=1, connect_s=CONNECT_S, key=key) as client:
         states = options.ask(client, options)
     if options.json:
         sys.stdout.write(orjson.dumps(states).decode() + "\n")

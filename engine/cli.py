@@ -6,8 +6,11 @@
     rollmq up topology.yaml                        start it and keep it up until Ctrl-C
     rollmq submit slurm topology.yaml              the same as a job of a Slurm cluster
     rollmq status topology.yaml                    what it is doing; or `rollmq status out`
+    rollmq top topology.yaml                       watch it, live
+    rollmq doctor topology.yaml                    what is wrong with it, and what to do
     rollmq cancel topology.yaml --client ID ...    stop rollouts, with receipts
     rollmq backends list topology.yaml             inference backends; also add, drain, remove
+    rollmq keys new keys --topology topology.yaml  keys for CURVE; also add, rotate, revoke, list
     rollmq tasks, rollmq show                      from packages that know tasks and tokens
 
 Further commands come from entry points of the group `rollmq.commands`. Exit status: 0 done,
@@ -34,9 +37,13 @@ from .client import Client
 from .display import print_status, print_summary
 from .errors import RollmqError, TopologyError
 from .graph import ascii_graph, mermaid, svg
+from .keys import add_keys
 from .logs import configure
 from .output import read_tasks
 from .run import Attached, RunOptions, look_up, run
+from .security import operator_name
+from .seeing.doctor import add_doctor
+from .seeing.top import add_top
 from .slurm.commands import add_slurm_options, add_submit, up_on_slurm
 from .supervisor import Supervisor
 from .topology import load, resolved, resolved_yaml
@@ -81,6 +88,9 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     _add_others(commands)
     add_backends(commands)
     add_submit(commands)
+    add_top(commands)
+    add_doctor(commands)
+    add_keys(commands)
     return parser
 
 
@@ -233,7 +243,7 @@ def _up(options: argparse.Namespace, console: Console) -> int:
 def _status(options: argparse.Namespace, console: Console) -> int:
     if options.topology.is_dir():
         return _finished(options, console)
-    with Client(options.topology, connect_s=5.0) as client:
+    with Client(options.topology, connect_s=5.0, key=operator_name(options.topology)) as client:
         status = client.status()
     if options.json:
         _print_json(status)
@@ -257,7 +267,7 @@ def _cancel(options: argparse.Namespace, console: Console) -> int:
     if not (options.rollouts or options.group or options.everything):
         print("rollmq: name rollouts, --group or --everything", file=sys.stderr)  # noqa: T201
         return 2
-    with Client(options.topology, window=1) as client:
+    with Client(options.topology, window=1, key=operator_name(options.topology)) as client:
         answer = client.cancel(
             options.rollouts,
             group_ids=options.group,

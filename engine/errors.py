@@ -15,7 +15,9 @@ RollmqError
 |   |-- StateLost             the broker forgot rollouts that it had accepted
 |   |-- SourceFailed          a sampling's prompt source gave nothing, or its filter failed
 |   |-- BrokerUnreachable     nothing was heard within the deadline named
+|   |-- AccessRefused         our key may not do this there: add it, or use another
 |   `-- Replaced              another process said hello with this client_id
+|-- KeysError             a key file is missing, readable by others, or not what it should be
 |-- FilterError           a filter of groups cannot be loaded, or raised
 |-- NodeFailed            a process of the topology could not be started or kept running
 `-- BoundaryError         extension code failed at a named boundary (sandbox, backend, ...)
@@ -116,8 +118,16 @@ class BrokerUnreachable(ClientError):  # noqa: N818 - reads as the state that it
     """Nothing was heard from the broker within the deadline that the message names."""
 
 
+class AccessRefused(ClientError):  # noqa: N818 - reads as the answer that it reports
+    """The other side does not take our key, or the key may not do this; the message says which."""
+
+
 class Replaced(ClientError):  # noqa: N818 - reads as the event that it reports
     """Another process said hello with the same client_id and has taken over."""
+
+
+class KeysError(RollmqError):
+    """A key file is missing, readable by others, or not what it should be; the message names it."""
 
 
 class FilterError(RollmqError):

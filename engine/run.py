@@ -25,6 +25,7 @@ from .errors import RollmqError
 from .files import write_whole
 from .output import FILE_NAME, RolloutFile, read_rollouts
 from .records import Rollout, Task
+from .security import operator_name
 from .summary import Section, Summary
 from .supervisor import Supervisor
 from .topology import Topology
@@ -133,7 +134,7 @@ def run(
     Raises: RollmqError: OUT is taken, a node cannot be kept up, the broker cannot be reached;
     KeyboardInterrupt before the first rollout, or at the second Ctrl-C.
     """
-    name, stale = _name(options, len(tasks) * options.group_size)
+    name, stale = _name(topology, options, len(tasks) * options.group_size)
     summary = Summary(sections())
     job = _Job(topology, tasks, options, console, name, _done(options, summary), summary)
     with launcher or Supervisor(topology) as supervisor:
@@ -183,10 +184,11 @@ def look_up(out: Path) -> dict[str, Any]:
 
 def _stream(job: _Job, supervisor: Launcher) -> None:
     options, window = job.options, job.topology.limits.client_window
+    key = operator_name(job.topology.path)
     wanted = (task for task in job.tasks if not _all_done(job, task))
     with (
         RolloutFile(options.out / FILE_NAME) as file,  # closed last: a client that closes syncs
-        Client(job.topology.path, job.name, window=window, sync=file.sync) as client,
+        Client(job.topology.path, job.name, window=window, sync=file.sync, key=key) as client,
         _display(job.console, job.total, quiet=options.quiet) as display,
     ):
         status: dict[str, Any] | None = None
@@ -233,7 +235,7 @@ def _display(console: Console, total: int, *, quiet: bool) -> Iterator[RunDispla
         display.close()
 
 
-def _name(options: RunOptions, asked: int) -> tuple[str, str | None]:
+def _name(topology: Topology, options: RunOptions, asked: int) -> tuple[str, str | None]:
     """Return this run's name, and that of a run in the same place that is to be discarded."""
     summary = options.out / "summary.json"
     path = options.out / "run.json"
@@ -246,7 +248,8 @@ def _name(options: RunOptions, asked: int) -> tuple[str, str | None]:
     options.out.mkdir(parents=True, exist_ok=True)
     for left in (options.out / FILE_NAME, summary):
         left.unlink(missing_ok=True)
-    name = f"run-{uuid4().hex[:10]}"
+    whose = operator_name(topology.path)  # a client_id begins with its key's name
+    name = f"{whose}-run-{uuid4().hex[:10]}" if whose else f"run-{uuid4().hex[:10]}"
     _write_json(path, {"name": name, "asked": asked, "began": time.time()})
     return name, before
 
@@ -273,7 +276,7 @@ def _drop_torn_line(path: Path) -> None:
 
 def _discard(topology: Topology, name: str) -> None:
     """Cancel and take what is left of a run that is overwritten."""
-    with Client(topology.path, name) as client:
+    with Client(topology.path, name, key=operator_name(topology.path)) as client:
         client.cancel(everything=True)
         for _ in client.rollouts():
             pass

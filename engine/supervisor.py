@@ -25,6 +25,7 @@ from .client import Client
 from .errors import BrokerUnreachable, NodeFailed
 from .files import write_whole
 from .process import Backoff, ended_by, last_lines, node_backoff, spawn
+from .security import operator_name
 from .sockets import private_directory
 from .topology import BROKER_EDGES, ROUTER_EDGES, Node, Topology
 
@@ -185,7 +186,8 @@ class Supervisor:
     def _missing(self) -> set[str]:
         names = {child.node.name for child in self._children.values()}
         try:
-            with Client(self._topology.path, connect_s=0.5) as client:
+            key = operator_name(self._topology.path)
+            with Client(self._topology.path, connect_s=0.5, key=key) as client:
                 status = client.status(2.0)
         except BrokerUnreachable:
             return names

@@ -6,6 +6,7 @@ Invariants: one hello a heartbeat; a broker that is away costs nothing but a bou
 answer that does not fit is dropped, and its question comes again.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import zmq
 from engine.errors import RemoteProtocolError
 from engine.messages import TO_NODE, Announced, Answered, Asked, NodeHello, Part, Problem
 from engine.messages.trainer import Role
+from engine.security import Line, node_key
 from engine.sockets import Bounds, drain, open_socket, send
 from engine.topology import Topology
 from engine.wire import Codec, encode
@@ -36,15 +38,19 @@ class Presence:
     ) -> None:
         bounds = Bounds(PENDING, topology.limits.message_bytes)
         self.socket = open_socket(context, zmq.DEALER, bounds, boot_id)
-        self.socket.connect(topology.endpoint("control"))
+        here = topology.node(node).host
+        self._line = Line(self.socket, topology.endpoint("control"), node_key(topology, here))
         self._bounds = bounds
-        self._hello = (boot_id, node, role, topology.node(node).host)
+        self._hello = (boot_id, node, role, here)
         self._every_s = topology.timeouts.heartbeat_s
         self._next_at = 0.0
 
     def beat(self, now: float, figures: dict[str, float], parts: tuple[Part, ...] = ()) -> None:
         """Say hello if it is time; `now` is in seconds. What clients ask is dropped."""
         self.asked()
+        seen = self._line.look(now)
+        if seen.refused:
+            structlog.get_logger().error("refused by the broker", error=seen.refused)
         if now >= self._next_at:
             self._next_at = now + self._every_s
             self.tell(NodeHello(*self._hello, figures, parts))
@@ -70,8 +76,11 @@ class Presence:
                 asked.append((message, body))
             elif isinstance(message, Problem):
                 structlog.get_logger().error("refused by the broker", error=message.message)
+                if message.code == "access":
+                    self._line.refused(time.monotonic())
         return asked
 
     def close(self) -> None:
         """Close the socket, giving the last answer a moment to leave."""
+        self._line.close()
         self.socket.close(linger=500)

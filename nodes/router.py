@@ -24,17 +24,19 @@ import zmq
 from msgspec.structs import replace
 
 from engine.errors import LocalProtocolError, RemoteProtocolError, RollmqError
+from engine.figures import LoopLag
 from engine.logs import configure
 from engine.messages import Announced
 from engine.process import die_with_parent
-from engine.sockets import Bounds, boot_id, drain, private_directory
-from engine.topology import Topology, load
+from engine.sockets import Bounds, boot_id, private_directory
+from engine.topology import ROUTER_EDGES, Topology, load
 from engine.wire import Codec, encode
 
 from .inference import events, messages, probe
 from .inference.alignment import sampled_tokens
 from .inference.children import Children
 from .inference.desk import Desk, Reply
+from .inference.door import Door, open_door
 from .inference.fleet import Rules
 from .inference.peers import Peers, name
 from .inference.placement import Placement
@@ -44,7 +46,6 @@ from .inference.roster import Roster
 from .inference.standing import Standings, Waits
 from .presence import Presence
 
-DRAIN_MESSAGES = 256
 TICKS_PER_HEARTBEAT = 4
 LINGER_MS = 1000
 
@@ -69,15 +70,17 @@ class Router:
         self._node = node
         self._log = structlog.get_logger()
         self._context = zmq.Context()
-        self._workers = Peers(self._context, topology.endpoint("router"), _bounds(topology))
-        self._backends = Peers(
-            self._context, topology.endpoint("router_backends"), _bounds(topology)
+        self._door = open_door(self._context, topology)
+        self._workers, self._backends = (
+            Peers(self._context, topology.endpoint(edge), _bounds(topology), edge, self._door)
+            for edge in ROUTER_EDGES
         )
         self._presence = Presence(self._context, topology, node, self.router_id, "router")
         self._requests: dict[str, tuple[messages.Generate, list[Any]]] = {}
         self._answer: tuple[messages.Generated, list[Any]] | None = None
         self._events: deque[events.Event] = deque()
         self._refusals = Refusals()
+        self._lag = LoopLag()
         self._tick_s = topology.timeouts.heartbeat_s / TICKS_PER_HEARTBEAT
         self._drain_s = topology.timeouts.drain_s
         self._stop_asked = False
@@ -103,6 +106,7 @@ class Router:
         tick_at = give_up_at = 0.0
         while not self._is_over(give_up_at):
             poller.poll(int(1000 * max(0.0, min(tick_at - time.monotonic(), self._tick_s))))
+            woken_at = time.monotonic()
             self._receive_from_workers()
             self._receive_from_backends()
             self._receive_from_clients()
@@ -112,6 +116,8 @@ class Router:
             if time.monotonic() >= tick_at:
                 tick_at = time.monotonic() + self._tick_s
                 self._tick()
+            now = time.monotonic()
+            self._lag.took(now - woken_at, now)
         self._close()
         return 0
 
@@ -133,10 +139,14 @@ class Router:
             peers.flush()
             peers.close(LINGER_MS)
         self._presence.close()
+        if self._door is not None:
+            self._door.gatekeeper.close()
         self._context.term()
 
     def _tick(self) -> None:
         self._children.watch(time.monotonic())
+        if self._door is not None:
+            self._shut_out(self._door)
         self._refusals.tell(time.monotonic())
         self._do(events.Tick())
         for client in {request.client for request in self.placement.requests.values()}:
@@ -151,8 +161,16 @@ class Router:
             **self.placement.figures(),
             "garbage": self._refusals.total,
             "policy_version": self._version,
+            "loop_lag_s": self._lag.worst_s,
         }
-        self._presence.beat(time.monotonic(), figures, self.desk.parts())
+        now = time.monotonic()
+        self._presence.beat(now, figures, self.desk.parts(now))
+
+    def _shut_out(self, door: Door) -> None:
+        """Let backends go whose host's key was revoked: they are sent nothing more."""
+        hosts = door.shut_out(time.monotonic())
+        for backend in [each for each in self.placement.backends if door.host_of(each) in hosts]:
+            self._do(events.BackendGone(backend, "the key of its host was revoked"))
 
     def _receive_from_clients(self) -> None:
         for message, body in self._presence.asked():
@@ -166,9 +184,9 @@ class Router:
                 self._log.error("answer not sent", request_id=answer.request_id, error=str(wrong))
 
     def _receive_from_workers(self) -> None:
-        for peer, *frames in drain(self._workers.socket, DRAIN_MESSAGES, copy=False):
+        for peer, frames, doubt in self._workers.receive():
             try:
-                message, body = FRONT.decode(frames)
+                message, body = _decode(FRONT, frames, doubt)
             except RemoteProtocolError as wrong:
                 self._refuse(peer, wrong)
                 answer = answer_to(frames, str(wrong))
@@ -194,11 +212,15 @@ class Router:
                 self._handle_all()
 
     def _receive_from_backends(self) -> None:
-        for peer, *frames in drain(self._backends.socket, DRAIN_MESSAGES, copy=False):
+        for peer, frames, doubt in self._backends.receive():
             try:
-                message, body = BACK.decode(frames)
+                message, body = _decode(BACK, frames, doubt)
             except RemoteProtocolError as wrong:
                 self._refuse(peer, wrong)
+                if doubt is not None:
+                    why = messages.BackendRefused(self.router_id, str(doubt))
+                    self._to_backend(name(peer), why)
+                    self._handle_all()
             else:
                 self._from_backend(name(peer), message, body)
 
@@ -326,6 +348,12 @@ class Router:
     ) -> None:
         if not self._backends.send(backend, encode(message, body)):
             self._events.append(events.BackendGone(backend, "its connection is closed"))
+
+
+def _decode(codec: Codec[Any], frames: list[Any], doubt: RemoteProtocolError | None) -> Any:
+    if doubt is not None:
+        raise doubt
+    return codec.decode(frames)
 
 
 def _standings(topology: Topology, router_id: str, roster: Roster) -> Standings:

@@ -13,29 +13,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from uuid import uuid4
-
-import zmq
 
 from ..errors import BrokerUnreachable, ClientError, Full, NodeRefused, RollmqError
 from ..messages import TO_TRAINER, Cancelled
 from ..records import BackendState, Published, Rollout, Task
 from ..sampling import Over, Staleness
-from ..sockets import Pump, boot_id, open_socket
+from ..sockets import Pump
 from ..wire import Codec, encode
 from . import fleet
 from .core import Core, Question
 from .feed import Feed, answered
+from .front import Front
 from .groups import Groups
-from .requests import address, cancel_message, status_message, submit_message
+from .requests import cancel_message, status_message, submit_message
 from .sampling import Batch, Sampling, spec_of
+from .times import CLOSE_S, SLACK_S
 
 Answer = TypeVar("Answer")
 
 TICK_S = 0.02
 PROMPT_S = 0.001  # the longest wait for a prompt that was just asked for
-
-SLACK_S = 5.0  # a node that gives up at the deadline has to be heard saying so
 
 
 class AsyncClient:
@@ -49,9 +46,11 @@ class AsyncClient:
         window: int = 256,
         connect_s: float = 10.0,
         patience_s: float = 60.0,
+        key: str | None = None,
     ) -> None:
-        self.client_id = client_id or f"client-{uuid4().hex[:8]}"
-        self._endpoint, self._bounds = address(where)
+        self._front = Front(where, key)
+        self._endpoint, self._bounds = self._front.endpoint, self._front.bounds
+        self.client_id = self._front.client_id(client_id)
         self._connect_s = connect_s
         self._core = Core(self.client_id, window, patience_s)
         self._core.message_bytes = self._bounds.message_bytes
@@ -64,11 +63,9 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         """Connect and wait for the broker's welcome.
 
-        Raises: BrokerUnreachable.
+        Raises: BrokerUnreachable; KeysError; AccessRefused.
         """
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        socket = open_socket(self._context, zmq.DEALER, self._bounds, boot_id(self.client_id[:60]))
-        socket.connect(self._endpoint)
+        socket = self._front.connect(self.client_id)
         self._pump = Pump(socket, self._receive, self._bounds, copy=False)
         self._core.start(time.monotonic())
         self._ticking = asyncio.create_task(self._tick())
@@ -312,12 +309,15 @@ class AsyncClient:
         """Acknowledge what was taken, say goodbye and close the socket."""
         if self._pump.socket.closed:
             return
+        with contextlib.suppress(RollmqError):
+            self._core.leave(time.monotonic())
+            await self._wait(lambda: self._core.may_go, CLOSE_S, "the broker to have heard")
+            self._core.say_goodbye()
         self._ticking.cancel()
-        self._core.leave()
         self._send_all()
         self._pump.outbox.flush()
         self._pump.close(linger_ms=1000)
-        self._context.term()
+        self._front.destroy(linger_ms=1000)
 
     def _acknowledge_taken(self) -> None:
         self._core.acknowledge(self._taken)
@@ -339,11 +339,7 @@ class AsyncClient:
         try:
             found, body = await self._answer(question, timeout_s, wish.what)
         except BrokerUnreachable as silence:
-            if not question.doubt:
-                raise
-            raise BrokerUnreachable(
-                f"{silence}; the broker's last word: {question.doubt}"
-            ) from None
+            raise fleet.with_doubt(silence, question.doubt) from None
         finally:
             self._core.give_up_question(key)
         return wish.answer(found, body)
@@ -377,7 +373,7 @@ class AsyncClient:
 
     def _turn(self) -> None:
         try:
-            self._core.tick(time.monotonic())
+            self._front.turn(self._core, time.monotonic())
             self._step_samplings()
         except ClientError as wrong:
             self._failure = wrong

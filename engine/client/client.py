@@ -16,30 +16,29 @@ from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from uuid import uuid4
 
 import zmq
 
-from ..errors import BrokerUnreachable, Full, NodeRefused
+from ..errors import BrokerUnreachable, Full, NodeRefused, RollmqError
 from ..messages import TO_TRAINER, Ack, AskNode, Cancel, Cancelled, StatusRequest
 from ..records import BackendState, Published, Rollout, Task
 from ..sampling import Over, Staleness
-from ..sockets import boot_id, drain, open_socket, send
+from ..sockets import drain, send
 from ..wire import Codec, encode
 from . import fleet
 from .background import Background
 from .core import Core, Question, Submission
 from .feed import IN_FLIGHT, Feed, answered
+from .front import Front
 from .groups import Groups
-from .requests import address, cancel_message, status_message, submit_message
+from .requests import cancel_message, status_message, submit_message
 from .sampling import Batch, Sampling, spec_of
+from .times import CLOSE_S, SLACK_S
 
 Answer = TypeVar("Answer")
 
 POLL_S = 0.02  # the longest wait between two looks at the clock
 PROMPT_S = 0.002  # the longest wait for a prompt that was just asked for
-
-SLACK_S = 5.0  # a node that gives up at the deadline has to be heard saying so
 
 
 class Client:
@@ -52,8 +51,10 @@ class Client:
     sync: called before acknowledgements leave, which is when the broker may forget results: makes
         durable what became of those already taken. What it raises, every call here may raise, and
         nothing is acknowledged.
+    key: the name of our key in the topology's `keys`; docs/security.md says which it is otherwise.
 
-    Raises: BrokerUnreachable if the broker does not answer within `connect_s`.
+    Raises: BrokerUnreachable if the broker does not answer within `connect_s`; KeysError;
+    AccessRefused, as every call here may, if the broker does not take our key.
     """
 
     def __init__(
@@ -65,14 +66,12 @@ class Client:
         connect_s: float = 10.0,
         patience_s: float = 60.0,
         sync: Callable[[], None] | None = None,
+        key: str | None = None,
     ) -> None:
-        self.client_id = client_id or f"client-{uuid4().hex[:8]}"
-        self._endpoint, self._bounds = address(where)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = open_socket(
-            self._context, zmq.DEALER, self._bounds, boot_id(self.client_id[:60])
-        )
-        self._socket.connect(self._endpoint)
+        self._front = Front(where, key)
+        self._endpoint, self._bounds = self._front.endpoint, self._front.bounds
+        self.client_id = self._front.client_id(client_id)
+        self._socket = self._front.connect(self.client_id)
         self._codec: Codec[Any] = Codec(TO_TRAINER)
         self._core = Core(self.client_id, window, patience_s)
         self._core.message_bytes = self._bounds.message_bytes
@@ -84,7 +83,7 @@ class Client:
         try:
             self._wait(lambda: self._core.welcome is not None, connect_s, "the broker's welcome")
         except BaseException:
-            self._context.destroy(linger=0)
+            self._front.destroy(linger_ms=0)
             raise
 
     def __enter__(self) -> Self:
@@ -369,15 +368,20 @@ class Client:
         return self._ask(fleet.remove(name), timeout_s)
 
     def close(self) -> None:
-        """Acknowledge what was taken, say goodbye and close the socket."""
+        """Acknowledge what was taken, wait up to CLOSE_S for the broker to have heard, and go."""
         with self._lock:
-            if self._socket.closed:
-                return
             try:
-                self._core.leave()
-                self._send_all()
+                if not self._socket.closed:
+                    self._leave()
             finally:
-                self._context.destroy(linger=1000)
+                self._front.destroy(linger_ms=1000)
+
+    def _leave(self) -> None:
+        with contextlib.suppress(RollmqError):
+            self._core.leave(time.monotonic())
+            self._wait(lambda: self._core.may_go, CLOSE_S, "the broker to have heard")
+            self._core.say_goodbye()
+            self._send_all()
 
     def _submit(
         self,
@@ -442,11 +446,7 @@ class Client:
         try:
             found, body = self._answer(question, timeout_s, wish.what)
         except BrokerUnreachable as silence:
-            if not question.doubt:
-                raise
-            raise BrokerUnreachable(
-                f"{silence}; the broker's last word: {question.doubt}"
-            ) from None
+            raise fleet.with_doubt(silence, question.doubt) from None
         finally:
             with self._lock:
                 self._core.give_up_question(key)
@@ -474,15 +474,14 @@ class Client:
                 self._turn(PROMPT_S)
 
     def _turn(self, wait_s: float) -> None:
-        self._core.tick(time.monotonic())
+        self._front.turn(self._core, time.monotonic())
         for sampling in list(self._core.samplings.values()):
             sampling.step(PROMPT_S)
         self._send_all()
         if self._socket.poll(int(wait_s * 1000), zmq.POLLIN):
-            now = time.monotonic()
             for frames in drain(self._socket, 256, copy=False):
                 message, body = self._codec.decode(frames)
-                self._core.receive(message, body, now)
+                self._core.receive(message, body, time.monotonic())
             self._send_all()
 
     def _send_all(self) -> None:

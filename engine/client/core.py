@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import (
+    AccessRefused,
     BrokerUnreachable,
     Full,
     Refused,
@@ -45,10 +46,11 @@ from ..messages import (
     Welcome,
 )
 from ..messages import Replaced as ReplacedMessage
-from ..records import TRAJECTORY, Rollout, Trajectory
-from ..wire import read_body, read_buffer
+from ..records import Rollout
+from ..wire import read_buffer
 from .listener import Listener
-from .sequence import Sequence
+from .results import rollout_from
+from .sequence import Sequence, ranges
 
 ACK_BATCH = 32  # results acknowledged in one message; fewer when the caller waits
 FLUSH_S = 0.01  # between two acknowledgements that are not full batches
@@ -114,6 +116,8 @@ class Core:
     _activity: int = 0
     _active_at: float = 0.0
     _flushed_at: float = 0.0
+    _met: bool = False  # welcomed at least once
+    _leaving: bool = False
 
     def start(self, now: float) -> None:
         """Say hello."""
@@ -181,13 +185,23 @@ class Core:
         self._send(Ack(ranges(self._to_ack), self.window, ranges(self._to_hold)))
         self._to_ack, self._to_hold = [], []
 
-    def leave(self) -> None:
-        """End every sampling's part, flush and say goodbye."""
+    def leave(self, now: float) -> None:
+        """End every sampling's part, flush, and have the broker say that it has heard all of it."""
         for sampling in list(self.samplings.values()):
             sampling.finish()
-        self.flush()
+        self._leaving = True
         if self.welcome is not None:
-            self._send(Goodbye())
+            self._send_ping(now)
+
+    @property
+    def may_go(self) -> bool:
+        """Whether the broker, if it was ever met, has heard everything that was said."""
+        heard = self.welcome is not None and self._ping is None and not self.outgoing
+        return heard or not self._met
+
+    def say_goodbye(self) -> None:
+        """Say goodbye, which may be lost."""
+        self.say(Goodbye())
 
     def tick(self, now: float) -> None:
         """Repeat what was not answered; notice silence.
@@ -274,6 +288,7 @@ class Core:
 
     def _welcomed(self, message: Welcome, now: float) -> None:
         self.welcome = message
+        self._met = True
         self._ping_at = now
         self.owed = message.unacked
         self.message_bytes = min(self.message_bytes, message.message_bytes)
@@ -290,6 +305,8 @@ class Core:
         for submission in self._submissions.values():
             submission.sent_at = None
             self._send_submission(submission, now)
+        if self._leaving:
+            self._send_ping(now)
 
     def _start_anew(self) -> None:
         """Forget the numbers of a broker that has lost its state: the next one begins at 1."""
@@ -382,6 +399,8 @@ class Core:
     def _problem(self, code: str, where: str, why: str, now: float) -> None:
         if code == "hello_first":
             self._hello_again(now)
+        elif code == "access":
+            raise AccessRefused(f"the broker refuses this: {why}")
         else:
             raise RemoteProtocolError(f"the broker refused our message: {why}", where)
 
@@ -448,48 +467,3 @@ class Core:
 
     def _send(self, message: Message, body: tuple[bytes, ...] = ()) -> None:
         self.outgoing.append((message, body))
-
-
-def rollout_from(message: Result, body: list[Any]) -> Rollout:
-    """Build the trainer's record from a result; arrays are views on its frames.
-
-    Raises: RemoteProtocolError if the token arrays do not fit together.
-    """
-    data, arrays = read_body(message.buffers, body)
-    parts = {name: arrays.pop(name) for name in TRAJECTORY if name in arrays}
-    try:
-        trajectory = Trajectory(**parts) if "token_ids" in parts else None
-    except (TypeError, ValueError) as wrong:
-        raise RemoteProtocolError(str(wrong), f"rollout {message.rollout_id}") from None
-    return Rollout(
-        rollout_id=message.rollout_id,
-        group_id=message.group_id,
-        group_size=message.group_size,
-        task_id=message.task_id,
-        seq=message.seq,
-        outcome=message.outcome,
-        reward=message.reward,
-        rewards=message.rewards,
-        trainable=message.trainable,
-        policy_version=message.policy_version,
-        sampling_id=message.sampling_id,
-        prompt=message.prompt,
-        trajectory=trajectory,
-        data=data,
-        arrays=arrays,
-        failures=message.failures,
-        timings=message.timings,
-        receipt=message.receipt,
-        total_s=message.total_s,
-    )
-
-
-def ranges(seqs: list[int]) -> tuple[tuple[int, int], ...]:
-    """Compress sequence numbers into inclusive ranges."""
-    found: list[tuple[int, int]] = []
-    for seq in sorted(set(seqs)):
-        if found and found[-1][1] == seq - 1:
-            found[-1] = (found[-1][0], seq)
-        else:
-            found.append((seq, seq))
-    return tuple(found)

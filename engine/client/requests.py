@@ -1,13 +1,10 @@
 """What a trainer asks, as messages: ids are made here when the trainer does not choose them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from uuid import uuid4
 
 from ..messages import Cancel, StatusRequest, Submit
 from ..records import Task
-from ..sockets import Bounds
-from ..topology import load
 from ..wire import json_buffer
 
 
@@ -60,16 +57,3 @@ def cancel_message(
 def status_message() -> StatusRequest:
     """Return a status request."""
     return StatusRequest(uuid4().hex)
-
-
-def address(where: str | Path) -> tuple[str, Bounds]:
-    """Return the endpoint and bounds for a topology file, or for an endpoint itself.
-
-    Raises: TopologyError if the file is wrong.
-    """
-    text = str(where)
-    if "://" in text:
-        return text, Bounds()
-    topology = load(Path(where))
-    limits = topology.limits
-    return topology.endpoint("front"), Bounds(limits.queue_messages, limits.message_bytes)

@@ -1,4 +1,4 @@
-"""A set of sequence numbers that grows mostly in order, in bounded memory."""
+"""Sequence numbers: a set of them that grows mostly in order, and ranges for messages."""
 
 
 class Sequence:
@@ -33,3 +33,14 @@ class Sequence:
             while self._mark + 1 in self._beyond:
                 self._mark += 1
                 self._beyond.remove(self._mark)
+
+
+def ranges(seqs: list[int]) -> tuple[tuple[int, int], ...]:
+    """Compress sequence numbers into inclusive ranges."""
+    found: list[tuple[int, int]] = []
+    for seq in sorted(set(seqs)):
+        if found and found[-1][1] == seq - 1:
+            found[-1] = (found[-1][0], seq)
+        else:
+            found.append((seq, seq))
+    return tuple(found)

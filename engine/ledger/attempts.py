@@ -68,7 +68,7 @@ def hello(books: Books, message: WorkerHello, now: float) -> None:
         _keep_workers(books)
     worker.slots, worker.bytes = message.slots, message.bytes
     _heard(books, worker, now)
-    books.dirty.add(worker.stage)
+    books.credit_changed(worker)
     books.expected.discard(worker.worker_id)
     drop = _renew(books, worker, message.held, now)
     welcome = WorkerWelcome(books.broker_id, "-", drop)
@@ -81,9 +81,10 @@ def heartbeat(books: Books, message: Heartbeat, now: float) -> None:
     if worker is None:
         books.out.append(Reply(message.worker_id, HelloAgain(books.broker_id)))
         return
-    if worker.lag_s and not message.lag_s:
-        books.dirty.add(worker.stage)
-    worker.lag_s = message.lag_s
+    changed = bool(worker.lag_s) != bool(message.lag_s)
+    worker.lag_s, worker.loop_s, worker.culprit = message.lag_s, message.loop_s, message.culprit
+    if changed:
+        books.credit_changed(worker)
     _heard(books, worker, now)
     drop = _renew(books, worker, message.held, now)
     books.out.append(Reply(worker.worker_id, HeartbeatReply(books.broker_id, drop)))
@@ -95,7 +96,7 @@ def credit(books: Books, message: WorkerCredit, now: float) -> None:
     if worker is not None:
         worker.slots, worker.bytes = message.slots, message.bytes
         _heard(books, worker, now)
-        books.dirty.add(worker.stage)
+        books.credit_changed(worker)
 
 
 def lost(books: Books, message: WorkerLost, now: float) -> None:
@@ -152,6 +153,7 @@ def end_worker(
         failure = Failure(stage, attempt, "worker", error, why, worker.node)
         _interrupted(books, rollout, failure, now, blamed=blamed, suspected=not culprit)
     del books.workers[worker.worker_id]
+    books.rooms.gone(worker)
     books.out.append(DropWorker(worker.worker_id))
     _keep_workers(books)
     books.dirty.update(range(len(books.rules.stages)))
@@ -161,9 +163,9 @@ def expire(books: Books, now: float) -> None:
     """End leases that nobody renewed; set workers aside that were not heard."""
     lease_s = books.rules.lease_s
     for worker in list(books.workers.values()):
-        if now - worker.heard_at >= lease_s:
+        if now - worker.heard_at >= lease_s and not worker.silent:
             worker.silent = True
-            books.dirty.add(worker.stage)
+            books.credit_changed(worker)
         if now - worker.heard_at > FORGET_LEASES * lease_s:
             end_worker(books, worker, now, "", "Silent", "the worker was not heard")
             continue
@@ -195,6 +197,7 @@ def wake_delayed(books: Books, rollout: LedgerRollout, now: float) -> None:
     """Make a rollout ready again whose wait after a failure is over."""
     if rollout.state == "delayed":
         rollout.step("due", now)
+        books.figures[rollout.stage].delayed.pop(rollout.order, None)
         books.enqueue(rollout)
 
 
@@ -260,7 +263,7 @@ def _heard(books: Books, worker: LedgerWorker, now: float) -> None:
     books.host_seen[worker.host] = now
     if worker.silent:
         worker.silent = False
-        books.dirty.add(worker.stage)
+        books.credit_changed(worker)
 
 
 def _keep_workers(books: Books) -> None:
@@ -343,6 +346,9 @@ def _commit(
         body_bytes=body_bytes,
         policy_version=message.policy_version,
     )
+    figures = books.figures[rollout.stage]
+    figures.done += 1
+    figures.duration.add(entry.timing.lease_s)
     books.out.append(Keep(rollout.order, entry, body=bool(message.buffers)))
     books.stop_attempts(newer)
     books.unqueue(rollout)
@@ -402,6 +408,7 @@ def note_failure(books: Books, rollout: LedgerRollout, failure: Failure, *, coun
     """Journal why an attempt failed."""
     rollout.failures = (*rollout.failures, failure)[-KEPT_FAILURES:]
     rollout.failed += counted
+    books.figures[rollout.stage].failed += 1
     entry = AttemptFailed(failure, counted)
     books.out.append(Keep(rollout.order, entry))
 

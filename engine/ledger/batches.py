@@ -217,19 +217,15 @@ def member_of(rollout: LedgerRollout) -> Member:
 
 
 def _open(books: Books, client_id: str, message: Sample, now: float) -> LedgerSampling | None:
-    spec, rules = message.spec, books.rules
+    spec = message.spec
     wrong = _misfit(books, spec)
     if client_id not in books.clients:
         wrong = "say hello before the first sample"
     elif _was_used(books.clients[client_id], message.sampling_id):
         wrong = "was a sampling's name before: use another, or this after limits.retention_s"
-    claimed = sum(max(s.reserved, s.held) for s in books.samplings.values())
     over: RefusalCode | None = None
-    if not wrong and spec.reserved + claimed > rules.rollouts:
-        reserved = sum(s.reserved for s in books.samplings.values())
-        over = "full" if spec.reserved + reserved <= rules.rollouts else "invalid"
-        others = f" beside {claimed} of other samplings" if claimed else ""
-        wrong = f"may hold {spec.reserved}{others}, limits.rollouts {rules.rollouts}"
+    if not wrong:
+        wrong, over = _no_room_to_open(books, client_id, spec)
     if wrong:
         _refuse(books, client_id, message, wrong, over)
         return None
@@ -237,6 +233,22 @@ def _open(books: Books, client_id: str, message: Sample, now: float) -> LedgerSa
     sampling = LedgerSampling(client_id, message.sampling_id, sampler)
     books.samplings[client_id, message.sampling_id] = sampling
     return sampling
+
+
+def _no_room_to_open(books: Books, client_id: str, spec: Spec) -> tuple[str, RefusalCode | None]:
+    """Return why a sampling has no room, and what kind of refusal that is; empty if it has.
+
+    What other clients hold beyond their reservations they will give back: it is waited for. What
+    the same client holds it may not give back as long as it waits for this one.
+    """
+    samplings, most = books.samplings.values(), books.rules.rollouts
+    reserved = sum(s.reserved for s in samplings)
+    excess = sum(max(0, s.held - s.reserved) for s in samplings if s.client_id == client_id)
+    if spec.reserved + reserved + excess <= most:
+        return "", None
+    code: RefusalCode = "full" if spec.reserved + reserved <= most else "invalid"
+    others = f" beside {reserved + excess} of other samplings" if reserved else ""
+    return f"may hold {spec.reserved}{others}, limits.rollouts {most}", code
 
 
 def _was_used(client: LedgerClient, name: str) -> bool:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from heapq import heappush
 from typing import Literal
 
+from ..figures import Histogram
 from ..messages import Cancelled, Credit, Message, Result
 from ..records import Outcome, Receipt, Usage
 from ..sampling import FILTERS, Filter
 from .instructions import Acked, Deliver, Ended, FreeBody, Instruction, Keep, StopAttempts, Tell
 from .queues import FairQueue
 from .rollouts import LedgerClient, LedgerRollout, LedgerSampling, LedgerWorker, PendingCancel
+from .rooms import Rooms
 
 ISOLATE_AFTER = 2  # unexplained ends of a worker until a rollout that was there runs alone
 ISOLATED = -1  # a ticket for the line of those that run alone
@@ -29,6 +31,7 @@ class StageRule:
     name: str
     attempts: int
     ready: int  # rollouts that may wait for it, per host
+    timeout_s: float = 0.0  # of one attempt, for status
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,22 @@ class Rules:
 
 
 @dataclass(slots=True, eq=False)
+class StageFigures:
+    """What was counted of a stage since the start, and who is there but neither ready nor leased.
+
+    queue_wait: from ready to dispatched; duration: from dispatched to committed.
+    """
+
+    dispatched: int = 0
+    done: int = 0
+    failed: int = 0
+    queue_wait: Histogram = field(default_factory=Histogram)
+    duration: Histogram = field(default_factory=Histogram)
+    delayed: dict[int, LedgerRollout] = field(default_factory=dict)  # by order, the longest first
+    stopping: dict[int, LedgerRollout] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class Books:
     """Everything that the broker knows."""
 
@@ -74,8 +93,10 @@ class Books:
     rollouts: dict[str, LedgerRollout] = field(default_factory=dict)
     clients: dict[str, LedgerClient] = field(default_factory=dict)
     workers: dict[str, LedgerWorker] = field(default_factory=dict)
+    rooms: Rooms = field(default_factory=Rooms)  # which workers have credit left
     expected: set[str] = field(default_factory=set)  # workers known before a restart
     queues: dict[tuple[int, str], FairQueue] = field(default_factory=dict)
+    queued_hosts: dict[int, list[str]] = field(default_factory=dict)  # that have a queue, by stage
     isolated: dict[int, deque[LedgerRollout]] = field(default_factory=dict)
     reserved: dict[int, LedgerWorker] = field(default_factory=dict)  # by stage
     running: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -88,11 +109,13 @@ class Books:
     samplings: dict[tuple[str, str], LedgerSampling] = field(default_factory=dict)
     unjudged: deque[LedgerRollout] = field(default_factory=deque)  # ended, of a sampling
     dirty: set[int] = field(default_factory=set)  # stages where something may be dispatched
+    figures: list[StageFigures] = field(default_factory=list)  # by stage
     counts: Counter[str] = field(default_factory=Counter)
     out: list[Instruction] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.first_seq = max(self.first_seq, self.rules.first_seq)
+        self.figures = [StageFigures() for _ in self.rules.stages]
 
     def stage_name(self, rollout: LedgerRollout) -> str:
         """Name the stage that a rollout has reached."""
@@ -115,7 +138,12 @@ class Books:
         found = self.queues.get((stage, host))
         if found is None:
             found = self.queues[stage, host] = FairQueue()
+            self.queued_hosts.setdefault(stage, []).append(host)
         return found
+
+    def queued(self, stage: int, host: str) -> int:
+        """Return how many rollouts wait for a stage on one host; host "" is any."""
+        return len(self.queues.get((stage, host), ()))
 
     def enqueue(self, rollout: LedgerRollout) -> None:
         """Put a ready rollout where its stage will find it."""
@@ -127,7 +155,11 @@ class Books:
         self.dirty.add(rollout.stage)
 
     def unqueue(self, rollout: LedgerRollout) -> None:
-        """Take a rollout out of the queue that it waits in, if it does."""
+        """Take a rollout out of where it waits, if it does: a queue, a delay, a stop."""
+        if rollout.state == "delayed":
+            self.figures[rollout.stage].delayed.pop(rollout.order, None)
+        elif rollout.state == "stopping":
+            self.figures[rollout.stage].stopping.pop(rollout.order, None)
         if rollout.ticket == ISOLATED:
             self.isolated[rollout.stage].remove(rollout)
             rollout.ticket = 0
@@ -144,6 +176,7 @@ class Books:
         worker.leases[rollout.rollout_id] = rollout
         worker.used_bytes += self.input_bytes(rollout)
         worker.used_at = now
+        self.rooms.changed(worker)
         self.running[rollout.stage, worker.host] += 1
 
     def unlease(self, rollout: LedgerRollout) -> None:
@@ -153,8 +186,14 @@ class Books:
             return
         worker.used_bytes -= self.input_bytes(rollout)
         worker.alone = False
+        self.rooms.changed(worker)
         self.running[rollout.stage, worker.host] -= 1
         self._has_room(rollout.stage)
+
+    def credit_changed(self, worker: LedgerWorker) -> None:
+        """Look again at what a worker may be given: its credit or its state is another one."""
+        self.rooms.changed(worker)
+        self.dirty.add(worker.stage)
 
     def _has_room(self, stage: int) -> None:
         self.dirty.add(stage)
@@ -184,6 +223,7 @@ class Books:
         """Let a leased rollout wait before its next attempt; the wait doubles each time."""
         self.unlease(rollout)
         rollout.step("delay", now, why)
+        self.figures[rollout.stage].delayed[rollout.order] = rollout
         due = now + self.rules.retry_delay_s * 2 ** (rollout.failed - 1)
         heappush(self.delayed, (due, rollout.order, rollout))
 
@@ -235,6 +275,7 @@ class Books:
                 rollout.step("stop", now, why)
                 rollout.stopped_as = outcome
                 rollout.deadline = now + self.rules.stop_s
+                self.figures[rollout.stage].stopping[rollout.order] = rollout
                 leased.append(rollout)
             elif rollout.state in {"ready", "delayed"}:
                 rollout.stopped_as = outcome
@@ -270,6 +311,7 @@ class Books:
         if submission.sampling is not None:
             submission.sampling.held -= 1
         client.unacked -= 1
+        client.acked += 1
         self.held_rollouts -= 1
         self.held_bytes -= rollout.size_bytes
         self.out.append(FreeBody(rollout.order))

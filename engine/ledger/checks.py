@@ -14,6 +14,7 @@ def validate(books: Books) -> None:
     for rollout in books.rollouts.values():
         _check_rollout(books, rollout)
     _check_workers(books)
+    _check_rooms(books)
     _check_queues(books)
     _check_clients(books)
     _check_totals(books)
@@ -60,11 +61,29 @@ def _check_workers(books: Books) -> None:
             _require(rollout.host in {"", worker.host}, "on the host it is pinned to", rollout)
 
 
+def _check_rooms(books: Books) -> None:
+    faults = books.rooms.faults(books.workers.values())
+    _require(not faults, f"workers stand in line as they have room: {'; '.join(faults)}")
+
+
 def _check_queues(books: Books) -> None:
     ready = [rollout for rollout in books.rollouts.values() if rollout.state == "ready"]
     for (stage, host), queue in books.queues.items():
         waiting = [r for r in ready if (r.stage, r.host) == (stage, host) and r.ticket > 0]
         _require(len(queue) == len(waiting), f"queue of stage {stage} host {host!r} adds up")
+        sizes = sum(books.input_bytes(rollout) for rollout in waiting)
+        _require(queue.bytes == sizes, f"bytes queued for stage {stage} host {host!r} add up")
+        ages = [rollout.since for rollout in queue.longest(len(queue))]
+        _require(ages == sorted(ages), f"queue of stage {stage} host {host!r} knows the oldest")
+    for stage, figures in enumerate(books.figures):
+        here = [rollout for rollout in books.rollouts.values() if rollout.stage == stage]
+        for state, known in (("delayed", figures.delayed), ("stopping", figures.stopping)):
+            there = {rollout.order for rollout in here if rollout.state == state}
+            _require(set(known) == there, f"{state} of stage {stage} add up")
+    noted = sorted(
+        (stage, host) for stage in books.queued_hosts for host in books.queued_hosts[stage]
+    )
+    _require(noted == sorted(books.queues), "every queue of a stage is noted once")
     isolated = [rollout for line in books.isolated.values() for rollout in line]
     _require(
         {r.rollout_id for r in isolated} == {r.rollout_id for r in ready if r.ticket == ISOLATED},

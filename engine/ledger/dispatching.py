@@ -8,6 +8,7 @@ is emptied for it. The rest goes to the worker with the most room, not the one t
 from .books import Books
 from .instructions import Dispatch
 from .rollouts import LedgerRollout, LedgerWorker
+from .rooms import ANY
 
 
 def dispatch(books: Books, now: float) -> None:
@@ -29,6 +30,8 @@ def _unreserve(books: Books, worker: LedgerWorker) -> None:
     """Let a worker that was being emptied take work again."""
     if worker.reserved:
         worker.reserved = False
+        if books.workers.get(worker.worker_id) is worker:
+            books.rooms.changed(worker)
         del books.reserved[worker.stage]
 
 
@@ -45,6 +48,7 @@ def _dispatch_isolated(books: Books, stage: int, now: float) -> None:
         rollout.ticket = 0
         _start(books, rollout, idle[0], now)
         idle[0].alone = True
+        books.rooms.changed(idle[0])
     _reserve(books, stage, [])
 
 
@@ -53,8 +57,9 @@ def _reserve(books: Books, stage: int, able: list[LedgerWorker]) -> None:
     if reserved is not None and reserved not in able:
         _unreserve(books, reserved)
     if able and stage not in books.reserved:
-        books.reserved[stage] = min(able, key=lambda worker: len(worker.leases))
-        books.reserved[stage].reserved = True
+        emptied = books.reserved[stage] = min(able, key=lambda worker: len(worker.leases))
+        emptied.reserved = True
+        books.rooms.changed(emptied)
 
 
 def _may_take(worker: LedgerWorker, rollout: LedgerRollout) -> bool:
@@ -63,44 +68,46 @@ def _may_take(worker: LedgerWorker, rollout: LedgerRollout) -> bool:
 
 
 def _dispatch_stage(books: Books, stage: int, now: float) -> None:
-    able = [worker for worker in books.workers.values() if worker.stage == stage]
-    for host in dict.fromkeys(worker.host for worker in able):
-        _dispatch_queue(books, stage, host, [w for w in able if w.host == host], now)
-    _dispatch_queue(books, stage, "", able, now)
+    for host in books.queued_hosts.get(stage, ()):
+        if host != ANY:
+            _dispatch_queue(books, stage, host, now)
+    _dispatch_queue(books, stage, ANY, now)
 
 
-def _dispatch_queue(
-    books: Books, stage: int, host: str, able: list[LedgerWorker], now: float
-) -> None:
+def _dispatch_queue(books: Books, stage: int, host: str, now: float) -> None:
     queue = books.queues.get((stage, host))
-    while queue:
-        rollout = queue.head()
-        if rollout is None:
-            return
+    if not queue:
+        return
+    known: dict[str, bool] = {}  # hosts whose next stage has room: only what starts here changes it
+
+    def is_open(name: str) -> bool:
+        found = known.get(name)
+        if found is None:
+            found = known[name] = _next_has_room(books, stage, name)
+        return found
+
+    while (rollout := queue.head()) is not None:
         size = books.input_bytes(rollout)
-        open_workers = [
-            w for w in able if w.has_room(size) and _next_has_room(books, stage, w.host)
-        ]
-        if not open_workers:
+        worker = books.rooms.best(stage, host, size, rollout.avoid, is_open)
+        if worker is None:
             return
-        worker = min(
-            open_workers,
-            key=lambda w: (w.worker_id == rollout.avoid, len(w.leases) / w.slots, w.used_at),
-        )
         queue.take()
         _start(books, rollout, worker, now)
+        del known[worker.host]
 
 
 def _next_has_room(books: Books, stage: int, host: str) -> bool:
     after = stage + 1
     if after == len(books.rules.stages):
         return True
-    waiting = len(books.queue(after, "")) + (len(books.queue(after, host)) if host else 0)
+    waiting = books.queued(after, ANY) + books.queued(after, host)
     return waiting + books.running[stage, host] < books.rules.stages[after].ready
 
 
 def _start(books: Books, rollout: LedgerRollout, worker: LedgerWorker, now: float) -> None:
     rollout.queue_s = max(0.0, now - rollout.since)
+    books.figures[rollout.stage].dispatched += 1
+    books.figures[rollout.stage].queue_wait.add(rollout.queue_s)
     rollout.step("dispatch", now, worker.worker_id)
     rollout.seen += 1
     rollout.attempt = rollout.seen

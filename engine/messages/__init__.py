@@ -95,8 +95,9 @@ FROM_NODE = (
     Answered,
     Announced,
     Pins,
+    StatusRequest,
 )
-TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Unpinned, Problem)
+TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Unpinned, Status, Problem)
 WORK = (Work, ResultAck)
 RESULTS = (StageResult,)
 EVENTS = (Boot, Stop, Announced)

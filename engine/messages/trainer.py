@@ -8,7 +8,7 @@ from ..typed import Count, Id, Int64, Length, Record, Seconds, Text
 Range = tuple[Count, Count]
 AnswerCode = Literal["done", "refused", "no_node"]
 Role = Literal["worker", "router", "backend", "sandboxes"]
-ProblemCode = Literal["hello_first", "refused"]
+ProblemCode = Literal["hello_first", "refused", "access"]
 RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "hello_first"]
 
 
@@ -63,10 +63,11 @@ class Cancel(Record, frozen=True):
 
 
 class StatusRequest(Record, frozen=True):
-    """Ask for the broker's state."""
+    """Ask for the broker's state; no hello is needed."""
 
     kind: ClassVar[str] = "status_request"
     request_id: Annotated[Id, "echoed in the answer"]
+    rollout_id: Annotated[Text, "a rollout to describe, too; empty for none"] = ""
 
 
 class Ping(Record, frozen=True):
@@ -203,6 +204,10 @@ class Problem(Record, frozen=True):
     """A message of this peer was refused."""
 
     kind: ClassVar[str] = "problem"
-    code: Annotated[ProblemCode, "hello_first: say hello, then repeat; refused: change the message"]
+    code: Annotated[
+        ProblemCode,
+        "hello_first: say hello, then repeat; refused: change the message; "
+        "access: the connection's key may not say it, or is revoked",
+    ]
     field: Annotated[Text, "the field at fault; empty if it is the whole message"] = ""
     message: Annotated[Text, "what is wrong and what is allowed"] = ""

@@ -8,6 +8,7 @@ from .trainer import AnswerCode, Role
 
 Held = tuple[Id, Count]
 EarlyOutcome = Literal["truncated", "agent_timeout"]
+AskerRole = Literal["", "trainer", "operator"]
 AttemptStatus = Literal["done", "failed", "lost", "cancelled", "released"]
 
 
@@ -31,6 +32,8 @@ class Heartbeat(Record, frozen=True):
     worker_id: Annotated[Id, "the worker"]
     held: Annotated[tuple[Held, ...], "[rollout_id, attempt] running, or ended and unacknowledged"]
     lag_s: Annotated[Seconds, "how long the loop that runs handlers has not answered"]
+    loop_s: Annotated[Seconds, "what its last answer took"] = 0.0
+    culprit: Annotated[Text, "the rollout whose code runs while it does not; or empty"] = ""
 
 
 class WorkerCredit(Record, frozen=True):
@@ -106,6 +109,7 @@ class Asked(Record, frozen=True):
     client_id: Annotated[Id, "who asks, echoed in the answer"]
     request_id: Annotated[Id, "echoed in the answer"]
     buffers: Annotated[tuple[Buffer, ...], Length(1, 1), "`question`, json"]
+    role: Annotated[AskerRole, "of the key of who asks; empty where there are no keys"] = ""
 
 
 class Pins(Record, frozen=True):

@@ -32,6 +32,7 @@ from ..client import Client
 from ..errors import BrokerUnreachable, NodeFailed
 from ..files import write_whole
 from ..process import PARENT, Backoff, ended_by, last_lines
+from ..security import operator_name
 from ..sockets import private_directory
 from ..supervisor import PROVIDED
 from ..topology import BROKER_EDGES, Topology, load
@@ -262,8 +263,9 @@ class SlurmLauncher:
 
     def _missing(self) -> set[str]:
         names = {node.name for node in self.topology.nodes()}
+        key = operator_name(self.topology.path)
         try:
-            with Client(self.topology.path, connect_s=0.5) as client:
+            with Client(self.topology.path, connect_s=0.5, key=key) as client:
                 status = client.status(2.0)
         except BrokerUnreachable:
             return names

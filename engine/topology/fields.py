@@ -393,9 +393,16 @@ TOPOLOGY = Section(
         Field(
             "insecure",
             Flag(),
-            "Allow plain TCP on loopback addresses.",
+            "Allow TCP without `keys`, on loopback addresses only.",
             default=False,
             why="Plain TCP has to be asked for.",
+        ),
+        Field(
+            "keys",
+            _PATH,
+            "Directory of the keys made by `rollmq keys`, relative to this file: all TCP is CURVE.",
+            None,
+            "IPC needs none, and plain TCP stays on this machine.",
         ),
         Field(
             "log_level",

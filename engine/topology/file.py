@@ -83,6 +83,8 @@ def _values(source: Source, file: Path) -> Values | None:
         return None
     if values["run_dir"] is not None:
         values["run_dir"] = Path(os.path.normpath(file.parent / values["run_dir"]))
+    if values["keys"] is not None:
+        values["keys"] = Path(os.path.normpath(file.parent / values["keys"]))
     apply_rules(values, source)
     return values
 
@@ -100,7 +102,7 @@ def _topology(values: Values, file: Path) -> Topology:
         router=_router(values["router"], home),
         backends=tuple(_backend(backend, home) for backend in values["backends"]),
         sandboxes=_sandboxes(values["sandboxes"], file),
-        **{name: values[name] for name in ("name", "run_dir", "durability", "insecure")},
+        **{name: values[name] for name in ("name", "run_dir", "durability", "insecure", "keys")},
         log_level=values["log_level"],
         filters=values["filters"],
     )

@@ -163,13 +163,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A whole topology; `path` is its file, `run_dir` is absolute."""
+    """A whole topology; `path` is its file; `run_dir` and `keys` are absolute."""
 
     path: Path
     name: str
     run_dir: Path
     durability: Durability
     insecure: bool
+    keys: Path | None
     hosts: tuple[Host, ...]
     broker: BrokerSpec
     limits: Limits

@@ -17,7 +17,7 @@ from .records import BROKER_EDGES, IPC_PATH_LIMIT_BYTES, ROUTER_EDGES, longest_s
 from .yaml_lines import Place, Source
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-TCP_RULE = "plain TCP is allowed only on loopback with `insecure: true`"
+TCP_RULE = "plain TCP is allowed only on loopback with `insecure: true`; elsewhere give `keys`"
 
 
 def apply_rules(values: Values, source: Source) -> None:
@@ -174,7 +174,8 @@ def _addresses_agree(values: Values, source: Source) -> None:
         without = ", ".join(name for name in hosts if name not in with_address)
         message = f"either every host has an address or none has; none is given for {without}"
         source.refuse(("hosts",), message)
-    for name in sorted(with_address):
+    has_keys = values["keys"] is not None or ("keys",) in source.refused
+    for name in () if has_keys else sorted(with_address):
         address = hosts[name]["address"]
         if address and not is_loopback(address):
             source.refuse(("hosts", name, "address"), f"{address} is not loopback: {TCP_RULE}")

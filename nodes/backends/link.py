@@ -15,6 +15,7 @@ import structlog
 import zmq
 
 from engine.errors import RemoteProtocolError
+from engine.security import Line, node_key
 from engine.sockets import Bounds, Outbox, boot_id, drain, open_socket
 from engine.topology import Topology
 from engine.wire import Codec, encode
@@ -79,6 +80,7 @@ class RouterLink:
         self._context = context
         self._endpoint = topology.endpoint("router_backends")
         self._node = node
+        self._key = node_key(topology, topology.node(node).host)
         self._offer = offer
         queue = max(topology.limits.queue_messages, 2 * offer.capacity)
         self._bounds = Bounds(queue, topology.limits.message_bytes)
@@ -111,6 +113,9 @@ class RouterLink:
         """Say that this backend is alive, if it is time; `held` are the tickets in work."""
         self.outbox.flush()
         self.refusals.tell(now)
+        seen = self._line.look(now)
+        if seen.refused:
+            self._log.error("refused by the router", reason=seen.refused)
         if now < self._next_at:
             return
         self._next_at = now + self._heartbeat_s
@@ -139,13 +144,14 @@ class RouterLink:
     def _connect(self) -> None:
         self.boot = boot_id(self._node)
         self.socket = open_socket(self._context, zmq.DEALER, self._bounds, self.boot)
-        self.socket.connect(self._endpoint)
+        self._line = Line(self.socket, self._endpoint, self._key)
         self.outbox = Outbox(self.socket, self._bounds)
         self._router_id = ""
         self._heard_at = None
         self._next_at = 0.0
 
     def _disconnect(self, linger_ms: int = 0) -> None:
+        self._line.close()
         self.socket.close(linger=linger_ms)
 
     def _hello(self) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -20,10 +21,12 @@ from engine.logs import configure
 from engine.process import die_with_parent, spare_collector, work_in_batches
 from engine.records import Buffer
 from engine.sampling import load_filters
+from engine.security import ServerKey, domain_of_work
 from engine.sockets import Bounds, bind, boot_id, open_socket
 from engine.topology import Topology, load
 from engine.typed import compile_decoder
 
+from .access import Access, Events, open_access
 from .bodies import Bodies
 from .loop import Loop, Sockets
 from .peers import Connections, WorkPipes
@@ -54,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(topology: Topology) -> None:
     """Bind, recover from the journal, and serve until a signal.
 
-    Raises: NodeFailed if an address is taken; JournalError if the journal cannot be used.
+    Raises: NodeFailed if an address is taken; JournalError if the journal cannot be used;
+    KeysError.
     """
     broker_id = boot_id("broker")
     wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -63,12 +67,14 @@ def serve(topology: Topology) -> None:
     ledger = _recover(topology, journal, bodies, broker_id)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     bounds = Bounds(topology.limits.queue_messages, topology.limits.message_bytes)
-    sockets = _bind_all(context, topology, bounds, wake)
+    nodes = {node.name: node for node in topology.nodes()}
+    access = open_access(context, topology, nodes)
+    sockets = _bind_all(context, topology, bounds, wake, access)
     trainers = Connections(sockets.front, bounds)
     workers = Connections(sockets.control, bounds)
-    pipes = WorkPipes(context, bounds, lambda worker_id: _work_endpoint(topology, worker_id))
+    pipes = _pipes(context, topology, bounds, access)
     stages = [(stage.name, stage.timeout_s) for stage in topology.stages]
-    publish = _publisher(sockets.events)
+    publish = sockets.events.publish
     shell = Shell(journal, bodies, trainers, workers, pipes, publish, stages, broker_id)
     loop = Loop(
         sockets,
@@ -80,10 +86,11 @@ def serve(topology: Topology) -> None:
         pipes,
         broker_id,
         min(0.25, topology.timeouts.heartbeat_s / 4),
-        lambda: _figures(bodies),
-        {node.name: node for node in topology.nodes()},
+        lambda: _figures(bodies, topology.run_dir),
+        nodes,
         bounds,
         topology.timeouts.lease_s,
+        access,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
@@ -94,6 +101,8 @@ def serve(topology: Topology) -> None:
         loop.finish(topology.timeouts.drain_s)
     finally:
         pipes.close_all()
+        if access is not None:
+            access.close()
         context.destroy(linger=200)
     log.info("broker stops")
 
@@ -102,7 +111,7 @@ def rules(topology: Topology) -> Rules:
     """Return what the ledger decides by."""
     limits, timeouts = topology.limits, topology.timeouts
     return Rules(
-        stages=tuple(StageRule(s.name, s.attempts, s.ready) for s in topology.stages),
+        stages=tuple(StageRule(s.name, s.attempts, s.ready, s.timeout_s) for s in topology.stages),
         heartbeat_s=timeouts.heartbeat_s,
         lease_s=timeouts.lease_s,
         retry_delay_s=timeouts.retry_delay_s,
@@ -150,10 +159,17 @@ def _recover(
 
 
 def _bind_all(
-    context: zmq.Context[zmq.Socket[bytes]], topology: Topology, bounds: Bounds, wake: int
+    context: zmq.Context[zmq.Socket[bytes]],
+    topology: Topology,
+    bounds: Bounds,
+    wake: int,
+    access: Access | None,
 ) -> Sockets:
     def bound(kind: int, edge: str) -> zmq.Socket[bytes]:
-        socket = open_socket(context, kind, bounds)
+        security = access.key(edge) if access else None
+        socket = open_socket(context, kind, bounds, security=security)
+        if access is not None:
+            access.gatekeeper.watch(socket, edge)
         bind(socket, topology.endpoint(edge), lasting=True)
         return socket
 
@@ -161,9 +177,23 @@ def _bind_all(
         bound(zmq.ROUTER, "front"),
         bound(zmq.ROUTER, "control"),
         bound(zmq.PULL, "results"),
-        bound(zmq.PUB, "events"),
+        Events(lambda: bound(zmq.PUB, "events")),
         wake,
     )
+
+
+def _pipes(
+    context: zmq.Context[zmq.Socket[bytes]],
+    topology: Topology,
+    bounds: Bounds,
+    access: Access | None,
+) -> WorkPipes:
+    def key(worker_id: str) -> ServerKey | None:
+        if access is None:
+            return None
+        return access.key(domain_of_work(access.gate.host_of(worker_id.rpartition("-")[0])))
+
+    return WorkPipes(context, bounds, lambda worker_id: _work_endpoint(topology, worker_id), key)
 
 
 def _work_endpoint(topology: Topology, worker_id: str) -> str:
@@ -171,14 +201,7 @@ def _work_endpoint(topology: Topology, worker_id: str) -> str:
     return topology.worker_endpoint(node, boot[:8])
 
 
-def _publisher(events: zmq.Socket[bytes]) -> Any:
-    def publish(frames: list[Any]) -> None:
-        events.send_multipart(frames, zmq.NOBLOCK)
-
-    return publish
-
-
-def _figures(bodies: Bodies) -> dict[str, Any]:
+def _figures(bodies: Bodies, run_dir: Path) -> dict[str, Any]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "process": {
@@ -187,7 +210,8 @@ def _figures(bodies: Bodies) -> dict[str, Any]:
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "body_bytes": bodies.resident_bytes,
             "bodies_read_back": bodies.reads,
-        }
+        },
+        "disk_free_bytes": shutil.disk_usage(run_dir).free,
     }
 
 

@@ -17,6 +17,7 @@ import structlog
 import zmq
 
 from engine.errors import RemoteProtocolError
+from engine.figures import BOUNDS_S, LoopLag
 from engine.journal import Journal, NullJournal
 from engine.ledger import FromTrainer, FromWorker, Ledger, NewPolicy, Tick, TrainerGone
 from engine.messages import (
@@ -30,6 +31,7 @@ from engine.messages import (
     Boot,
     Goodbye,
     Hello,
+    HelloAgain,
     NodeAnswer,
     NodeHello,
     Ping,
@@ -44,21 +46,27 @@ from engine.messages import (
     Submit,
     Unpinned,
     WorkerHello,
+    WorkerLost,
 )
-from engine.sockets import Bounds, drain, send
+from engine.messages.trainer import ProblemCode
+from engine.messages.worker import AskerRole
+from engine.security import Denied, Peer
+from engine.sockets import Bounds, drain, drain_known, send
 from engine.topology import Node
 from engine.wire import Codec, encode, json_buffer, size_bytes
 
+from .access import Access, Events
+from .gate import POLICY
 from .others import Others
 from .peers import Connections, WorkPipes
 from .shell import Shell
 
+Handle = Callable[[list[Any], float, str], None]
 log = structlog.get_logger()
 DRAIN = 128  # messages of one socket before the others have their turn
 GATHER_S = 0.003  # at most; a turn costs as much as a few messages
 GAP_S_A_MESSAGE = 0.0001
 LATE_TICKS = 4  # a heartbeat
-POLICY = "policy_version"  # as routers name it in figures and announcements
 BUSY_POLL_MS = 2  # how soon a full pipe is tried again
 
 
@@ -69,7 +77,7 @@ class Sockets:
     front: zmq.Socket[bytes]
     control: zmq.Socket[bytes]
     results: zmq.Socket[bytes]
-    events: zmq.Socket[bytes]
+    events: Events
     wake: int
 
 
@@ -91,6 +99,7 @@ class Loop:
         nodes: Mapping[str, Node],
         bounds: Bounds,
         lease_s: float,
+        access: Access | None = None,
     ) -> None:
         self._sockets = sockets
         self._ledger = ledger
@@ -103,6 +112,7 @@ class Loop:
         self._tick_s = tick_s
         self._figures = figures
         self._known = nodes
+        self._access = access
         self._message_bytes = bounds.message_bytes
         self._from_trainers: Codec[Any] = Codec(FROM_TRAINER)
         self._from_nodes: Codec[Any] = Codec(FROM_NODE)
@@ -111,6 +121,8 @@ class Loop:
         self._running = True
         self._turned_at = 0.0
         self._handled = 0
+        self._lag = LoopLag()
+        self._full_since: float | None = None
         self._ticked = (time.monotonic(), 0)  # when, and what was durable then
         self.counts: Counter[str] = Counter()
 
@@ -131,6 +143,7 @@ class Loop:
         while self._running:
             left_ms = max(0, int((next_tick - time.monotonic()) * 1000) + 1)
             ready = dict(poller.poll(min(left_ms, BUSY_POLL_MS) if waiting else left_ms))
+            woken_at = time.monotonic()
             self._let_gather()
             self._turn(ready)
             if time.monotonic() >= next_tick:
@@ -138,6 +151,8 @@ class Loop:
                 next_tick = time.monotonic() + self._tick_s
             self._shell.release()
             waiting = self._flush()
+            now = time.monotonic()
+            self._lag.took(now - woken_at, now)
 
     def _let_gather(self) -> None:
         """Begin turns apart, the further the more the last one handled; after a pause, at once."""
@@ -161,52 +176,61 @@ class Loop:
             if self._journal.failure is not None:
                 raise self._journal.failure
         if self._sockets.control in ready:
-            for frames in drain(self._sockets.control, DRAIN):
-                self._guard("control", self._from_node, frames, now)
+            self._drain("control", self._sockets.control, self._from_node, now)
         if self._sockets.front in ready:
-            for frames in drain(self._sockets.front, DRAIN):
-                self._guard("front", self._from_trainer, frames, now)
+            self._drain("front", self._sockets.front, self._from_trainer, now)
         if self._sockets.results in ready:
-            for frames in drain(self._sockets.results, DRAIN, copy=False):
-                self._guard("results", self._result, frames, now)
+            self._drain("results", self._sockets.results, self._result, now, copy=False)
             self._shell.take(self._ledger.place(now))
 
-    def _guard(
+    def _drain(
         self,
         name: str,
-        handle: Callable[[list[Any], float], None],
-        frames: list[Any],
+        source: zmq.Socket[bytes],
+        handle: Handle,
         now: float,
+        *,
+        copy: bool = True,
     ) -> None:
+        if self._access is None:
+            for frames in drain(source, DRAIN, copy=copy):
+                self._guard(name, handle, frames, now, "")
+        else:
+            for key, frames in drain_known(source, DRAIN, copy=copy):
+                self._guard(name, handle, frames, now, key)
+
+    def _guard(self, name: str, handle: Handle, frames: list[Any], now: float, key: str) -> None:
         self._handled += 1
         try:
-            handle(frames, now)
+            handle(frames, now, key)
         except RemoteProtocolError as wrong:
-            self.counts[f"refused_on_{name}"] += 1
+            denied = isinstance(wrong, Denied)
+            self.counts[f"{'denied' if denied else 'refused'}_on_{name}"] += 1
             log.info("message refused", socket=name, field=wrong.field, error=str(wrong))
             if name != "results":
-                answer = encode(Problem("refused", wrong.field[:200], str(wrong)[:2000]))
+                code: ProblemCode = "access" if denied else "refused"
+                answer = encode(Problem(code, wrong.field[:200], str(wrong)[:2000]))
                 connections = self._trainers if name == "front" else self._workers
                 connections.send(frames[0], answer)
 
-    def _from_trainer(self, frames: list[Any], now: float) -> None:
+    def _from_trainer(self, frames: list[Any], now: float, key: str) -> None:
         route = frames[0]
         message, body = self._from_trainers.decode(frames[1:])
+        peer = self._expect_trainer(key, route, message)
         if isinstance(message, Hello):
-            self._join(message.client_id, route)
+            self._join(message.client_id, route, key)
         client_id = self._trainers.name(route)
         match message:
             case Ping(nonce) if client_id is not None:
                 self._shell.take(self._ledger.handle(FromTrainer(client_id, message), now))
                 unacked = self._ledger.unacked(client_id)
                 self._trainers.send(route, encode(Pong(self._broker_id, nonce, unacked)))
-            case StatusRequest(request_id):
-                buffer, text = json_buffer("status", self._status(now))
-                self._trainers.send(route, encode(Status(request_id, (buffer,)), [text]))
+            case StatusRequest(request_id, rollout_id):
+                self._trainers.send(route, self._status_frames(request_id, rollout_id, now))
             case _ if client_id is None:
                 self._unknown(route, message)
             case AskNode():
-                self._ask(client_id, message, body, now)
+                self._ask(client_id, peer, message, body, now)
             case Submit(submit_id=submit_id) if self._journal.full:
                 why = "the journal's disk is full; running work goes on, submit again later"
                 self._trainers.send(route, encode(Refusal(submit_id, "disk_full", why)))
@@ -217,11 +241,22 @@ class Loop:
                 if isinstance(message, Goodbye):
                     self._trainers.leave(route)
 
-    def _join(self, client_id: str, route: bytes) -> None:
+    def _expect_trainer(self, key: str, route: bytes, message: Any) -> Peer | None:
+        """Return who sent a message, if there are keys. Raises: Denied."""
+        if self._access is None:
+            return None
+        try:
+            return self._access.gate.trainer(key, self._trainers.key(route), message)
+        except Denied:
+            if self._trainers.key(route) not in {"", key}:  # its first user has gone
+                self._trainers.leave(route)
+            raise
+
+    def _join(self, client_id: str, route: bytes, key: str) -> None:
         known = self._trainers.name(route)
         if known is not None and known != client_id:
             raise RemoteProtocolError(f"this connection is {known!r} already", "client_id")
-        before = self._trainers.join(client_id, route)
+        before = self._trainers.join(client_id, route, key)
         if before is not None:
             self._trainers.send(before, encode(Replaced(client_id)))
 
@@ -232,11 +267,17 @@ class Loop:
         else:
             self._trainers.send(route, encode(Problem("hello_first", "", why)))
 
-    def _from_node(self, frames: list[Any], now: float) -> None:
+    def _from_node(self, frames: list[Any], now: float, key: str) -> None:
         route = frames[0]
         message, body = self._from_nodes.decode(frames[1:])
+        if self._access is not None:
+            self._access.gate.node(key, route, message)
         if isinstance(message, NodeHello | Answered | Announced):
             self._from_other(route, message, body, now)
+            return
+        if isinstance(message, StatusRequest):
+            told = self._status_frames(message.request_id, message.rollout_id, now)
+            self._workers.send(route, told)
             return
         if isinstance(message, Pins):
             over = self._ledger.unpinned(message.host, message.rollouts)
@@ -271,8 +312,11 @@ class Loop:
     def _new_policy(self, version: int, now: float) -> None:
         self._shell.take(self._ledger.handle(NewPolicy(version), now))
 
-    def _ask(self, client_id: str, message: AskNode, body: list[Any], now: float) -> None:
-        asked = encode(Asked(client_id, message.request_id, message.buffers), body)
+    def _ask(
+        self, client_id: str, peer: Peer | None, message: AskNode, body: list[Any], now: float
+    ) -> None:
+        role: AskerRole = "" if peer is None or peer.role == "host" else peer.role
+        asked = encode(Asked(client_id, message.request_id, message.buffers, role), body)
         for route in self._others.routes(message.role, now):
             if send(self._sockets.control, [route, *asked], self._message_bytes):
                 return
@@ -292,20 +336,47 @@ class Loop:
             if not re.fullmatch(f"{message.node}-[0-9a-f]{{12}}", message.worker_id):
                 raise RemoteProtocolError("is not a node's name and a boot id", "worker_id")
 
-    def _result(self, frames: list[Any], now: float) -> None:
+    def _result(self, frames: list[Any], now: float, key: str) -> None:
         message, body = self._results.decode(frames)
+        if self._access is not None:
+            self._access.gate.result(key, message)
         event = FromWorker(message, size_bytes(body))
         instructions = self._ledger.handle(event, now, place=False)
         self._shell.take(instructions, message.buffers, body)
 
     def _tick(self) -> None:
         now = time.monotonic()
+        if not self._journal.full:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
+        if self._access is not None:
+            self._revoke(self._access, now)
         self._shell.take(self._ledger.handle(Tick(self._stood_still(now)), now))
         while self._trainers.gone:
             client_id, why = self._trainers.gone.popitem()
             log.warning("trainer let go", client_id=client_id, why=why)
             self._shell.take(self._ledger.handle(TrainerGone(client_id), now))
         self._publish_boot()
+
+    def _revoke(self, access: Access, now: float) -> None:
+        """Let go of what was let in by keys that are revoked."""
+        self._sockets.events.turn()
+        gone = access.gatekeeper.follow(now)
+        if not gone:
+            return
+        told = encode(Problem("access", "", "the key of this connection is revoked"))
+        for route in self._trainers.let_go(gone, "its key was revoked"):
+            self._trainers.send(route, told)
+        for worker_id in self._pipes.workers():
+            host = access.gate.host_of(worker_id.rpartition("-")[0])
+            if host in access.hosts_without_key(gone.values()):
+                lost = WorkerLost(worker_id, "-", "Revoked", "the key of its host was revoked")
+                self._shell.take(self._ledger.handle(FromWorker(lost), now))
+            elif any(peer.role == "host" and peer.name == host for peer in gone.values()):
+                self._pipes.close(worker_id)
+                self._workers.send(worker_id.encode(), encode(HelloAgain(self._broker_id)))
+        self._sockets.events.reopen()
 
     def _stood_still(self, now: float) -> bool:
         """Whether this loop, or the journal that its instructions wait for, stands still."""
@@ -318,22 +389,29 @@ class Loop:
         self._publish(Boot(self._broker_id))
 
     def _publish(self, message: Boot | Announced) -> None:
-        try:
-            self._sockets.events.send_multipart(encode(message), zmq.NOBLOCK)
-        except zmq.Again:
+        if not self._sockets.events.publish(encode(message)):
             self.counts["events_dropped"] += 1
 
     def _flush(self) -> bool:
         return any((self._trainers.flush(), self._pipes.flush()))
 
-    def _status(self, now: float) -> dict[str, Any]:
+    def _full_s(self, now: float) -> float:
+        return round(now - self._full_since, 3) if self._full_since is not None else 0.0
+
+    def _status_frames(self, request_id: str, rollout_id: str, now: float) -> list[Any]:
+        buffer, text = json_buffer("status", self._status(now, rollout_id))
+        return encode(Status(request_id, (buffer,)), [text])
+
+    def _status(self, now: float, rollout_id: str) -> dict[str, Any]:
         shell = {"waiting_for_disk": self._shell.waiting, **self._shell.counts, **self.counts}
-        journal = self._journal.statistics()
-        report = self._ledger.status(now)
         return {
-            **report,
+            **self._ledger.status(now, rollout_id),
             "nodes": self._others.status(now),
-            "journal": journal,
-            "loop": shell,
+            "journal": {**self._journal.statistics(), "full_s": self._full_s(now)},
+            "loop": {**shell, "lag_s": round(self._lag.worst_s, 4)},
+            "bounds_s": BOUNDS_S,
+            "dispatch_wait": self._shell.dispatch_wait.report(),
+            "commit": self._journal.commits.report(),
+            "security": self._access.gatekeeper.figures() if self._access else {},
             **self._figures(),
         }

@@ -8,11 +8,12 @@ does not take is dropped: each answer there is repeated with the next heartbeat.
 no rule of the ledger.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import zmq
 
+from engine.security import ServerKey
 from engine.sockets import Bounds, Outbox, bind, open_socket, send
 
 Socket = zmq.Socket[bytes]
@@ -26,6 +27,7 @@ class Connections:
         self._bounds = bounds
         self._route: dict[str, bytes] = {}
         self._name: dict[bytes, str] = {}
+        self._key: dict[bytes, str] = {}  # under which a connection said hello
         self._waiting: dict[bytes, list[Sequence[Any]]] = {}
         self.gone: dict[str, str] = {}  # who was let go, and why; for the loop to take note of
 
@@ -33,7 +35,18 @@ class Connections:
         """Return the name of a connection, if it has said hello."""
         return self._name.get(route)
 
-    def join(self, name: str, route: bytes) -> bytes | None:
+    def key(self, route: bytes) -> str:
+        """Return the key under which a connection said hello; empty if it did not, or has none."""
+        return self._key.get(route, "")
+
+    def let_go(self, keys: Container[str], why: str) -> list[bytes]:
+        """Forget every connection under these keys; return their routing ids."""
+        routes = [route for route, key in self._key.items() if key in keys]
+        for route in routes:
+            self._let_go(route, why)
+        return routes
+
+    def join(self, name: str, route: bytes, key: str = "") -> bytes | None:
         """Bind a name to a connection; return the connection that had it before, if another."""
         before = self._route.get(name)
         if before is not None and before != route:
@@ -42,12 +55,15 @@ class Connections:
             before = None
         self._route[name] = route
         self._name[route] = name
+        if key:
+            self._key[route] = key
         self.gone.pop(name, None)
         return before
 
     def leave(self, route: bytes) -> None:
         """Forget a connection."""
         self._waiting.pop(route, None)
+        self._key.pop(route, None)
         name = self._name.pop(route, None)
         if name is not None and self._route.get(name) == route:
             del self._route[name]
@@ -110,21 +126,24 @@ class WorkPipes:
         context: zmq.Context[Socket],
         bounds: Bounds,
         endpoint: Callable[[str], str],
+        key: Callable[[str], ServerKey | None],
     ) -> None:
         self._context = context
         self._bounds = bounds
         self._endpoint = endpoint
+        self._key = key
         self._pipes: dict[str, tuple[Outbox, Socket, str]] = {}
         self._waiting: set[str] = set()
 
     def open(self, worker_id: str) -> str:
         """Return the endpoint that carries a worker's work, bound at its first hello.
 
-        Raises: NodeFailed if it cannot be bound.
+        Raises: NodeFailed if it cannot be bound; KeysError.
         """
         found = self._pipes.get(worker_id)
         if found is None:
-            socket = open_socket(self._context, zmq.PUSH, self._bounds)
+            security = self._key(worker_id)
+            socket = open_socket(self._context, zmq.PUSH, self._bounds, security=security)
             bound = bind(socket, self._endpoint(worker_id))
             found = self._pipes[worker_id] = (Outbox(socket, self._bounds), socket, bound)
         return found[2]
@@ -152,6 +171,10 @@ class WorkPipes:
         found = self._pipes.pop(worker_id, None)
         if found is not None:
             found[1].close()
+
+    def workers(self) -> list[str]:
+        """Return the workers that have a pipe."""
+        return list(self._pipes)
 
     def close_all(self) -> None:
         """Let every pipe go."""

@@ -25,6 +25,7 @@ import zmq
 
 from engine.errors import BoundaryError, LocalProtocolError, RemoteProtocolError
 from engine.records import Buffer
+from engine.security import Line, OwnKey, node_key
 from engine.sockets import Bounds, Pump, boot_id, open_socket
 from engine.topology import Topology
 from engine.wire import Codec, array_buffer, encode
@@ -72,11 +73,20 @@ class _Open:
 class RouterModel:
     """A `Model` behind the router; make it inside the loop that uses it, and close it."""
 
-    def __init__(self, endpoint: str, node: str, bounds: Bounds, patience: Patience) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        node: str,
+        bounds: Bounds,
+        patience: Patience,
+        key: OwnKey | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._node = node
         self._bounds = bounds
         self._patience = patience
+        self._key = key
+        self._refused = ""  # why the router does not take our key
         self._open: dict[str, _Open] = {}
         self._aborts: dict[str, asyncio.Future[int]] = {}
         self._aborted: dict[str, list[asyncio.Future[int]]] = {}  # by session
@@ -135,6 +145,7 @@ class RouterModel:
             opened.answer.cancel()
         for count in self._aborts.values():
             _settle(count, 0)
+        self._line.close()
         self._pump.close()
         self._context.term()
 
@@ -171,12 +182,13 @@ class RouterModel:
         self._heard_at = self._loop.time()
         self._misses = 0
         socket = open_socket(self._context, zmq.DEALER, self._bounds, identity)
-        socket.connect(self._endpoint)
+        self._line = Line(socket, self._endpoint, self._key)
         return Pump(socket, self._receive, self._bounds, copy=False)
 
     def _receive(self, batch: Iterable[list[Any]]) -> None:
         self._heard_at = self._loop.time()
         self._misses = 0
+        self._refused = ""
         for frames in batch:
             try:
                 self._take(*CODEC.decode(frames))
@@ -214,17 +226,26 @@ class RouterModel:
         while True:
             self._pings += 1
             self.refusals.tell(self._loop.time())
+            self._look()
             self._pump.send(encode(RouterPing(self._pings, tuple(self._open))))
             await asyncio.sleep(self._patience.heartbeat_s)
             self._misses += 1  # counted, not timed: a loop that stood still has heard nobody
             if self._misses * self._patience.heartbeat_s > self._patience.lost_after_s:
                 self._log.warning("router not heard, connecting anew", endpoint=self._endpoint)
+                self._line.close()
                 self._pump.close()
                 self._pump = self._connect(boot_id(self._node))
 
+    def _look(self) -> None:
+        seen = self._line.look(self._loop.time())
+        if seen.refused:
+            self._refused = seen.refused
+            self._log.error("refused by the router", error=seen.refused)
+
     def _silence(self) -> str:
         silence_s = self._loop.time() - self._heard_at
-        return f"the router was last heard {silence_s:.1f} s ago"
+        told = f"; {self._refused}" if self._refused else ""
+        return f"the router was last heard {silence_s:.1f} s ago{told}"
 
 
 class LazyModel:
@@ -265,7 +286,8 @@ def connect(topology: Topology, node: str, deadline_s: float) -> RouterModel:
     patience = Patience(
         timeouts.heartbeat_s, timeouts.lease_s, deadline_s, timeouts.cancel_grace_s / 2
     )
-    return RouterModel(topology.endpoint("router"), node, bounds, patience)
+    key = node_key(topology, topology.node(node).host)
+    return RouterModel(topology.endpoint("router"), node, bounds, patience, key)
 
 
 def _request(request_id: str, session: str, sampling: Sampling, buffer: Buffer) -> Generate:

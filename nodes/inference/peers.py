@@ -8,13 +8,17 @@ the socket's own high-water mark once more, after which the peer counts as gone.
 
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import zmq
 
-from engine.sockets import Bounds, bind, open_socket, send
+from engine.errors import RemoteProtocolError
+from engine.sockets import Bounds, bind, drain, drain_known, open_socket, send
 
+from .door import Door
+
+DRAIN_MESSAGES = 256
 ANY_SIZE = sys.maxsize  # what came within the bounds is passed on
 
 
@@ -22,12 +26,30 @@ class Peers:
     """A bound ROUTER socket and what waits for its peers."""
 
     def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, bounds: Bounds
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        endpoint: str,
+        bounds: Bounds,
+        edge: str = "",
+        door: Door | None = None,
     ) -> None:
-        self.socket = open_socket(context, zmq.ROUTER, bounds)
+        security = door.key(edge) if door else None
+        self.socket = open_socket(context, zmq.ROUTER, bounds, security=security)
+        self._door = door
+        if door is not None:
+            door.gatekeeper.watch(self.socket, edge)
         self.endpoint = bind(self.socket, endpoint, lasting=True)
         self._bounds = bounds
         self._waiting: dict[bytes, deque[Sequence[Any]]] = {}
+
+    def receive(self) -> Iterator[tuple[bytes, list[Any], RemoteProtocolError | None]]:
+        """Yield what has come: a peer, its frames, and why its key may not speak for it, if so."""
+        if self._door is None:
+            for peer, *frames in drain(self.socket, DRAIN_MESSAGES, copy=False):
+                yield peer, frames, None
+            return
+        for key, (peer, *frames) in drain_known(self.socket, DRAIN_MESSAGES, copy=False):
+            yield peer, frames, self._door.doubt(key, name(peer))
 
     def send(self, peer: str, frames: Sequence[Any]) -> bool:
         """Send now or keep it; return False if the peer is gone or has taken nothing for long."""

@@ -36,6 +36,7 @@ from engine.messages import (
     WorkerWelcome,
 )
 from engine.process import child_environment
+from engine.security import Line, node_key
 from engine.sockets import Bounds, Outbox, boot_id, drain, open_socket
 from engine.topology import Topology
 from engine.wire import Codec, encode
@@ -59,6 +60,7 @@ class Stay:
     pipe: PipeEnd
     control: zmq.Socket[bytes]
     outbox: Outbox
+    line: Line
     stopping: dict[Held, float] = field(default_factory=dict)  # killed if still running then
     ready: bool = False  # its loop has answered once
     told_drain: bool = False
@@ -66,6 +68,7 @@ class Stay:
     said_hello_at: float = 0.0
     asked_at: float | None = None
     looked_at: float = 0.0
+    loop_s: float = 0.0  # what the loop's last answer took
     nonce: int = 0
 
     def lag_s(self, now: float) -> float:
@@ -85,7 +88,8 @@ class Guardian:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._events = open_socket(self._context, zmq.SUB, self._bounds)
         self._events.setsockopt(zmq.SUBSCRIBE, b"")
-        self._events.connect(topology.endpoint("events"))
+        self._key = node_key(topology, self._node.host)
+        self._hints = Line(self._events, topology.endpoint("events"), self._key)
         self._to_node: Codec[Any] = Codec(TO_NODE)
         self._event: Codec[Any] = Codec(EVENTS)
         self._memory = shared_memory(SPARE * self._stage.slots)
@@ -111,6 +115,8 @@ class Guardian:
         finally:
             if self._stay is not None:
                 _kill(self._stay.process)
+                self._stay.line.close()
+            self._hints.close()
             self._context.destroy(linger=500)
 
     def _start(self) -> Stay:
@@ -131,9 +137,9 @@ class Guardian:
                 stdin=subprocess.DEVNULL,
             )
         control = open_socket(self._context, zmq.DEALER, self._bounds, worker_id)
-        control.connect(self._topology.endpoint("control"))
+        line = Line(control, self._topology.endpoint("control"), self._key)
         outbox = Outbox(control, self._bounds)
-        return Stay(worker_id, process, PipeEnd(ours, TO_GUARDIAN), control, outbox)
+        return Stay(worker_id, process, PipeEnd(ours, TO_GUARDIAN), control, outbox, line)
 
     def _serve(self, stay: Stay) -> bool:
         poller = zmq.Poller()
@@ -158,6 +164,10 @@ class Guardian:
         if now < self._beat_at:
             return
         self._beat_at = now + self._times.heartbeat_s
+        for line in (stay.line, self._hints):
+            seen = line.look(now)
+            if seen.refused:
+                log.error("refused", error=seen.refused)
         if stay.asked_at is None:
             stay.asked_at = now
             stay.nonce += 1
@@ -165,9 +175,14 @@ class Guardian:
         if not stay.broker_id:
             self._hello(stay, now)
         elif not stay.outbox:
-            lag = stay.lag_s(now)
-            heartbeat = Heartbeat(stay.worker_id, self._held(), lag if lag > STALLED_S else 0.0)
-            stay.outbox.send(encode(heartbeat))
+            stay.outbox.send(encode(self._heartbeat(stay, now)))
+
+    def _heartbeat(self, stay: Stay, now: float) -> Heartbeat:
+        lag_s = stay.lag_s(now)
+        if lag_s <= STALLED_S:
+            return Heartbeat(stay.worker_id, self._held(), 0.0, max(lag_s, stay.loop_s))
+        culprit = self._table.culprit()
+        return Heartbeat(stay.worker_id, self._held(), lag_s, lag_s, culprit)
 
     def _hello(self, stay: Stay, now: float) -> None:
         if not stay.ready:
@@ -198,8 +213,10 @@ class Guardian:
                         self._hello(stay, time.monotonic())
                 case HelloAgain():
                     self._hello(stay, time.monotonic())
-                case Problem(_, where, why):
+                case Problem(code, where, why):
                     log.error("the broker refused our message", field=where, error=why)
+                    if code == "access":
+                        stay.line.refused(time.monotonic())
 
     def _welcomed(self, stay: Stay, broker_id: str, work: str) -> None:
         if broker_id != stay.broker_id:
@@ -230,6 +247,7 @@ class Guardian:
         now = time.monotonic()
         for record in stay.pipe.receive():
             if isinstance(record, Here) and record.nonce == stay.nonce:
+                stay.loop_s = stay.lag_s(now)
                 stay.asked_at = None
                 self._is_ready(stay, now)
 
@@ -274,6 +292,7 @@ class Guardian:
         lost = WorkerLost(stay.worker_id, culprit, error, why)
         stay.outbox.send(encode(lost))
         self._await_answer(stay)
+        stay.line.close()
         stay.control.close(linger=500)
 
     def _await_answer(self, stay: Stay) -> None:

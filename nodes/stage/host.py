@@ -27,6 +27,7 @@ from engine.logs import configure
 from engine.messages import WORK, Held, ResultAck, StageResult, Work
 from engine.messages.worker import AttemptStatus
 from engine.process import die_with_parent, spare_collector, work_in_batches
+from engine.security import Line, node_key
 from engine.sockets import Bounds, Pump, open_socket
 from engine.topology import Topology, load
 from engine.wire import Codec, encode
@@ -83,7 +84,9 @@ class Host:
         self._unsettled: dict[Held, Unsettled] = {}
         self._broker_id = ""
         self._endpoint = ""
+        self._key = node_key(topology, topology.node(node).host)
         self._work: Pump | None = None
+        self._in: Line | None = None
         self._model: LazyModel | None = None
         self._link: Link | None = None
         self._unwanted: OrderedDict[Held, None] = OrderedDict()  # stopped before they came
@@ -101,7 +104,7 @@ class Host:
             here = self._topology.node(self._node).host
             self._link = Link(self._topology.sandbox_socket(here))
         results = open_socket(self._context, zmq.PUSH, self._bounds)
-        results.connect(self._topology.endpoint("results"))
+        self._out = Line(results, self._topology.endpoint("results"), self._key)
         self._results = Pump(results, lambda _: None, self._bounds)
         loop.add_reader(self._pipe.socket, self._from_guardian)
         spare_collector()
@@ -125,6 +128,7 @@ class Host:
             match record:
                 case AreYouThere(nonce):
                     self._pipe.send(Here(nonce))
+                    self._look(time.monotonic())
                     self._send_again(time.monotonic() - self._topology.timeouts.lease_s)
                 case Connect(broker_id, work):
                     self._connect(broker_id, work)
@@ -135,14 +139,25 @@ class Host:
 
     def _connect(self, broker_id: str, work: str) -> None:
         if self._work is not None and (broker_id, work) != (self._broker_id, self._endpoint):
+            assert self._in is not None
+            self._in.close()
             self._work.close()
             self._work = None
         self._broker_id, self._endpoint = broker_id, work
         if self._work is None:
             pull = open_socket(self._context, zmq.PULL, self._bounds)
-            pull.connect(work)
+            self._in = Line(pull, work, self._key)
             self._work = Pump(pull, self._receive, self._bounds, copy=False)
         self._send_again(time.monotonic())
+
+    def _look(self, now: float) -> None:
+        """Notice refused connections, and what they may have lost."""
+        for line in (self._out, self._in):
+            seen = line.look(now) if line is not None else None
+            if seen is not None and seen.refused:
+                log.error("refused", error=seen.refused)
+            if seen is not None and seen.anew and line is self._out:
+                self._send_again(now)
 
     def _send_again(self, before: float) -> None:
         """Send what was last sent before that time and is not settled: a cut link may lose it."""

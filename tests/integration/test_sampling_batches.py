@@ -149,7 +149,7 @@ def test_room_is_refused_while_others_have_it_and_given_when_they_are_gone(play:
         others = two.sample(play.prompts(), **what)
         next(others)
         with play.scene.client("three") as three:
-            with pytest.raises(Refused, match=r"may hold 60, limits\.rollouts 40"):
+            with pytest.raises(Refused, match="may hold 20 beside 40 of other samplings"):
                 next(three.sample(play.prompts(), **what))
             mine.close()
             play.until_settled(one)

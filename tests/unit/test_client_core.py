@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from engine.client.core import RETRY_S, Core, Submission, ranges
+from engine.client.core import RETRY_S, Core, Submission
 from engine.client.requests import cancel_message, status_message, submit_message
+from engine.client.sequence import ranges
 from engine.errors import (
     BrokerUnreachable,
     Full,
@@ -21,6 +22,7 @@ from engine.messages import (
     Ack,
     Cancelled,
     Credit,
+    EndSample,
     Goodbye,
     Hello,
     Ping,
@@ -257,8 +259,38 @@ def test_many_acknowledgements_do_not_wait_for_a_tick(welcomed: Fake) -> None:
     for seq in range(1, 41):
         welcomed.core.acknowledge([seq])
     assert welcomed.said() == [Ack(((1, 32),), 8)]
-    welcomed.core.leave()
-    assert welcomed.said() == [Ack(((33, 40),), 8), Goodbye()]
+    welcomed.core.leave(welcomed.now)
+    assert welcomed.said() == [Ack(((33, 40),), 8), Ping(1)]
+
+
+def test_who_leaves_may_go_once_the_broker_has_heard_everything(welcomed: Fake) -> None:
+    welcomed.result(1)
+    welcomed.core.acknowledge([1])
+    welcomed.core.leave(welcomed.now)
+    assert welcomed.said() == [Ack(((1, 1),), 8), Ping(1)]
+    assert not welcomed.core.may_go
+    welcomed.hear(Pong(welcomed.broker_id, 1, 0))
+    assert welcomed.core.may_go
+    welcomed.core.say_goodbye()
+    assert welcomed.said() == [Goodbye()]
+
+
+def test_who_leaves_while_the_broker_restarts_is_heard_by_the_new_one(welcomed: Fake) -> None:
+    welcomed.hear(Problem("hello_first", "", "say hello first"))
+    welcomed.core.end_sampling("s")
+    welcomed.core.leave(welcomed.now)
+    assert [type(each) for each in welcomed.said()] == [Hello]
+    assert not welcomed.core.may_go
+    welcomed.welcome()
+    assert welcomed.said() == [EndSample("s"), Ping(1)]
+    assert not welcomed.core.may_go
+    welcomed.hear(Pong(welcomed.broker_id, 1, 0))
+    assert welcomed.core.may_go
+
+
+def test_who_was_never_welcomed_may_go(broker: Fake) -> None:
+    broker.core.leave(broker.now)
+    assert broker.core.may_go
 
 
 def test_results_acknowledged_in_an_earlier_life_are_known_from_the_welcome(broker: Fake) -> None:

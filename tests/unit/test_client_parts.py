@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.client.front import Front
 from engine.client.groups import Groups
-from engine.client.requests import address, cancel_message, status_message, submit_message
+from engine.client.requests import cancel_message, status_message, submit_message
 from engine.client.sequence import Sequence
 from engine.errors import TopologyError
 from engine.records import Rollout, Task
@@ -92,10 +93,10 @@ def test_requests_have_ids_of_their_own() -> None:
 
 
 def test_an_address_is_an_endpoint_or_a_topology_file(tmp_path: Path) -> None:
-    assert address("ipc:///x/front")[0] == "ipc:///x/front"
+    assert Front("ipc:///x/front", None).endpoint == "ipc:///x/front"
     file = tmp_path / "t.yaml"
     file.write_text("version: 1\nrun_dir: /r\nstages: [{name: run}]\nlimits: {queue_messages: 7}")
-    endpoint, bounds = address(file)
-    assert (endpoint, bounds.queue_messages) == ("ipc:///r/s/front", 7)
+    front = Front(file, None)
+    assert (front.endpoint, front.bounds.queue_messages) == ("ipc:///r/s/front", 7)
     with pytest.raises(TopologyError):
-        address(tmp_path / "none.yaml")
+        Front(tmp_path / "none.yaml", None)

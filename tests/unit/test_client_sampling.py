@@ -15,8 +15,8 @@ from engine.messages import (
     Batch,
     Credit,
     EndSample,
-    Goodbye,
     Judged,
+    Ping,
     Pong,
     Refusal,
     Sample,
@@ -456,9 +456,9 @@ def test_a_client_that_closes_ends_what_nobody_could_open_again(named: bool) -> 
     fake.welcome()
     sampling = Sampling(fake.core, (), fake.spec, NAME if named else None, WAIT_S)
     fake.said()
-    fake.core.leave()
+    fake.core.leave(fake.now)
     said = [type(message) for message in fake.said()]
-    assert said == ([Goodbye] if named else [EndSample, Goodbye])
+    assert said == ([Ping] if named else [EndSample, Ping])
     sampling.finish()
     assert fake.said() == []
 

@@ -14,13 +14,14 @@ NODES = sorted((ROOT / "nodes").rglob("*.py"))
 SOURCES = [*ENGINE, *NODES]
 
 LAYERS = (
-    {"errors", "typed", "process", "logs", "files"},
+    {"errors", "typed", "process", "logs", "files", "figures"},
     {"records"},
     {"topology"},
     {"graph"},
     {"sampling"},
     {"messages"},
     {"wire"},
+    {"security"},
     {"sockets"},
     {"ledger"},
     {"protocol_doc"},
@@ -28,7 +29,7 @@ LAYERS = (
     {"client"},
     {"adapters"},
     {"supervisor"},
-    {"summary", "output", "backends"},
+    {"summary", "output", "backends", "keys", "seeing"},
     {"display"},
     {"run"},
     {"slurm"},

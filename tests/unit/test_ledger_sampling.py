@@ -174,6 +174,21 @@ def test_a_sampling_does_not_open_where_another_one_holds_its_room() -> None:
     assert len(trainer.sample("b")) == 1
 
 
+def test_a_sampling_opens_and_waits_for_room_that_another_client_holds() -> None:
+    trainer = Trainer(slots=16, rollouts=10)
+    trainer.client("other")
+    trainer.sample("a", over="carry")
+    trainer.prompt(0, 1, 2, 3, name="a")
+    assert len(trainer.sample("b", "other")) == 1
+    trainer.prompt(0, 1, name="b", client="other")
+    assert [each.code for each in trainer.told(Refusal)] == ["full"]
+    trainer.ends("a-0-0", "a-0-1", "a-1-0", "a-1-1")
+    trainer.sample("a", over="carry", taken=2)
+    assert [each.rollouts for each in trainer.told(Credit)] == [4]
+    trainer.prompt(1, name="b", client="other")
+    assert len(trainer.told(Accepted)) == 1
+
+
 # Credit
 
 

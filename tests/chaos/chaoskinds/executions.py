@@ -25,7 +25,8 @@ def executions(path: str | Path) -> dict[tuple[str, str], list[int]]:
     """Return the attempts of each (stage, rollout), in the order in which they began."""
     found: dict[tuple[str, str], list[int]] = {}
     file = Path(path)
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    for line in text[: text.rfind("\n") + 1].splitlines():  # the last may be half written
         stage, rollout_id, attempt, _pid = line.split()
         found.setdefault((stage, rollout_id), []).append(int(attempt))
     return found
