@@ -9,13 +9,14 @@
     rollmq top topology.yaml                       watch it, live
     rollmq doctor topology.yaml                    what is wrong with it, and what to do
     rollmq cancel topology.yaml --client ID ...    stop rollouts, with receipts
+    rollmq apply topology.yaml                     change what runs into what the file says now
     rollmq backends list topology.yaml             inference backends; also add, drain, remove
     rollmq keys new keys --topology topology.yaml  keys for CURVE; also add, rotate, revoke, list
     rollmq tasks, rollmq show                      from packages that know tasks and tokens
 
 Further commands come from entry points of the group `rollmq.commands`. Exit status: 0 done,
-1 something failed, 2 the input is wrong, 130 interrupted. With `--json` standard output ends with
-one line of JSON.
+1 something failed, 2 the input is wrong, 3 something is left that needs a restart (`apply`), 130
+interrupted. With `--json` standard output ends with one line of JSON.
 """
 
 import argparse
@@ -32,6 +33,7 @@ import orjson
 from msgspec import to_builtins
 from rich.console import Console
 
+from .apply import add_apply
 from .backends import add_backends
 from .client import Client
 from .display import print_status, print_summary
@@ -87,10 +89,11 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     _add_run(commands)
     _add_others(commands)
     add_backends(commands)
-    add_submit(commands)
     add_top(commands)
     add_doctor(commands)
+    add_apply(commands)
     add_keys(commands)
+    add_submit(commands)
     return parser
 
 
@@ -147,6 +150,11 @@ def _add_run(commands: Any) -> None:
 def _add_others(commands: Any) -> None:
     up = _add(commands, "up", _up, "start a topology until Ctrl-C", "rollmq up topology.yaml")
     up.add_argument("--host", help="only what belongs to this host of the topology")
+    up.add_argument(
+        "--wait-s",
+        type=float,
+        help="seconds until the broker and every node here must be there (timeouts.start_s)",
+    )
     up.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who starts it")
     add_slurm_options(up)
     status = _add(
@@ -224,12 +232,19 @@ def _up(options: argparse.Namespace, console: Console) -> int:
     if options.launcher == "slurm":
         return up_on_slurm(options, console)
     topology = load(options.topology)
+    if options.host and options.host not in {host.name for host in topology.hosts}:
+        hosts = ", ".join(host.name for host in topology.hosts)
+        raise RollmqError(f"no host {options.host!r} in {options.topology}; hosts: {hosts}")
+    wait_s = topology.timeouts.start_s if options.wait_s is None else options.wait_s
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopping.append(received))
     with Supervisor(topology, options.host) as supervisor:
-        console.print(f"starting {', '.join(supervisor.pids)}")
-        supervisor.wait_ready(topology.timeouts.start_s)
+        console.print(f"starting {', '.join(supervisor.pids) or 'nothing'}")
+        if "broker" not in supervisor.pids:
+            where = f"{topology.broker.host}, {topology.endpoint('control')}"
+            console.print(f"waiting for the broker on {where}, up to {wait_s:g} s")
+        supervisor.wait_ready(wait_s, lambda: bool(stopping))
         for host, provider in supervisor.sandboxes.items():
             console.print(f"sandboxes on {host}: {provider}")
         console.print(f"ready: {topology.endpoint('front')}; logs in {topology.run_dir / 'logs'}")

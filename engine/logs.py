@@ -35,7 +35,7 @@ def configure(node: str, level: str = "info") -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=lambda *_: Lines(sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # a level that changes must reach every logger
     )
 
 

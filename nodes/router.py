@@ -27,7 +27,9 @@ from engine.errors import LocalProtocolError, RemoteProtocolError, RollmqError
 from engine.figures import LoopLag
 from engine.logs import configure
 from engine.messages import Announced
+from engine.presence import Presence
 from engine.process import die_with_parent
+from engine.reread import reread_on_hangup
 from engine.sockets import Bounds, boot_id, private_directory
 from engine.topology import ROUTER_EDGES, Topology, load
 from engine.wire import Codec, encode
@@ -44,7 +46,6 @@ from .inference.policies import named
 from .inference.refused import Refusals, answer_to
 from .inference.roster import Roster
 from .inference.standing import Standings, Waits
-from .presence import Presence
 
 TICKS_PER_HEARTBEAT = 4
 LINGER_MS = 1000
@@ -61,7 +62,7 @@ class Router:
             raise ValueError("the topology has no router")
         self.router_id = boot_id(node)
         private_directory(topology.run_dir)
-        roster = Roster.read(topology)
+        roster = self._roster = Roster.read(topology)
         self._children = Children(topology.run_dir / "logs", topology.timeouts.drain_s)
         self.standings = _standings(topology, self.router_id, roster)
         self.placement = self.standings.placement
@@ -98,6 +99,12 @@ class Router:
     def stop(self, *_signal: Any) -> None:
         """Ask the loop to drain and end."""
         self._stop_asked = True
+
+    def reread(self, topology: Topology) -> None:
+        """Know the backends of another text of the topology."""
+        self._roster.topology = topology
+        if self._door is not None:
+            self._door.go_by(topology)
 
     def run(self) -> int:
         """Serve until stopped, and return the exit status."""
@@ -399,6 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RollmqError as wrong:
         print(wrong, file=sys.stderr)  # noqa: T201 - before there is a log
         return 2
+    reread_on_hangup(options.topology, options.name, router.reread)
     signal.signal(signal.SIGTERM, router.stop)
     signal.signal(signal.SIGINT, router.stop)
     return router.run()

@@ -46,6 +46,7 @@ BATCH = Sealed(2, "ended", "no more prompts", (3, 7), ("g-3-1",), ("g-7-0",), RE
 QUESTION = (Buffer("question", "json", (15,)), b'{"ask": "list"}')
 ANSWER = (Buffer("answer", "json", (2,)), b"[]")
 PART = m.Part("sim-0", "open", {"sessions": 2.0})
+TOPOLOGY = (Buffer("topology", "json", (17,)), b'"version: 1\\n..."')
 STATUS = (Buffer("status", "json", (2,)), b"{}")
 
 SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
@@ -94,6 +95,7 @@ SAMPLES: tuple[tuple[Any, list[bytes]], ...] = (
     (m.NodeHello("sim-0-1", "sim-0", "backend", "local", {"running": 3.0}, (PART,)), []),
     (m.Answered("trainer-0", "q-2", "done", "", (ANSWER[0],)), [ANSWER[1]]),
     (m.Announced("router", "policy_version", 7), []),
+    (m.LauncherReply("broker-1", 3, (PART,), (TOPOLOGY[0],)), [TOPOLOGY[1]]),
     (m.Asked("trainer-0", "q-2", (QUESTION[0],)), [QUESTION[1]]),
     (m.Pins("sandboxes-0", "local", ("r-1", "r-2")), []),
     (m.Unpinned("broker-1", ("r-2",)), []),

@@ -318,20 +318,20 @@ class Client:
         """
         limit_s = timeout_s + SLACK_S
         if put is None:
-            return self._ask(fleet.publish(version, source, mode, timeout_s), limit_s)
-        update_id = self._ask(fleet.pause(version, mode, timeout_s), limit_s)
+            return self.ask(fleet.publish(version, source, mode, timeout_s), limit_s)
+        update_id = self.ask(fleet.pause(version, mode, timeout_s), limit_s)
         try:
             put()
         except BaseException as wrong:
             why = f"{type(wrong).__name__}: {wrong}"
             with contextlib.suppress(NodeRefused):
-                self._ask(fleet.put(version, update_id, why), limit_s)
+                self.ask(fleet.put(version, update_id, why), limit_s)
             raise
-        return self._ask(fleet.put(version, update_id), limit_s)
+        return self.ask(fleet.put(version, update_id), limit_s)
 
     def backends(self, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
         """Return how every inference backend is. Raises: NodeRefused, BrokerUnreachable."""
-        return self._ask(fleet.backends(), timeout_s)
+        return self.ask(fleet.backends(), timeout_s)
 
     def add_backend(
         self,
@@ -349,7 +349,7 @@ class Client:
         Raises: NodeRefused, BrokerUnreachable.
         """
         wish = fleet.add(name, kind, fleet.options_of(where), capacity)
-        return self._ask(wish, timeout_s)
+        return self.ask(wish, timeout_s)
 
     def drain_backend(
         self, name: str, *, undo: bool = False, timeout_s: float = 10.0
@@ -358,14 +358,14 @@ class Client:
 
         Raises: NodeRefused, BrokerUnreachable.
         """
-        return self._ask(fleet.drain(name, undo=undo), timeout_s)
+        return self.ask(fleet.drain(name, undo=undo), timeout_s)
 
     def remove_backend(self, name: str, timeout_s: float = 10.0) -> tuple[BackendState, ...]:
         """Use a backend no more; what is open on it goes elsewhere at once.
 
         Raises: NodeRefused, BrokerUnreachable.
         """
-        return self._ask(fleet.remove(name), timeout_s)
+        return self.ask(fleet.remove(name), timeout_s)
 
     def close(self) -> None:
         """Acknowledge what was taken, wait up to CLOSE_S for the broker to have heard, and go."""
@@ -439,7 +439,8 @@ class Client:
         self._core.settle(time.monotonic())
         self._pump(POLL_S)
 
-    def _ask(self, wish: fleet.Wish[Answer], timeout_s: float) -> Answer:
+    def ask(self, wish: fleet.Wish[Answer], timeout_s: float) -> Answer:
+        """Return what a node answers. Raises: NodeRefused, BrokerUnreachable."""
         message, text = wish.message()
         key = f"ask {message.request_id}"
         question = self._question(key, message, text)

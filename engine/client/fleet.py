@@ -1,4 +1,4 @@
-"""What a client asks of the router, and what it makes of the answers.
+"""What a client asks of the router or the broker, and what it makes of the answers.
 
 Each function here returns a `Wish`: the question, how to read its answer, and what to call the
 wait for it. The two clients differ only in how they wait. This module knows no socket.
@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from ..errors import BrokerUnreachable, NodeRefused, RemoteProtocolError
 from ..messages import AskNode, NodeAnswer
+from ..messages.trainer import Role
 from ..records import BackendState, Published
 from ..typed import Mismatch, compile_decoder
 from ..wire import json_buffer, read_buffer
@@ -24,16 +25,17 @@ _BACKEND = compile_decoder(BackendState)
 
 @dataclass(frozen=True, slots=True)
 class Wish(Generic[T]):
-    """A question to the router and what its answer becomes."""
+    """A question to a node and what its answer becomes."""
 
     what: str
     question: dict[str, Any]
     read: Callable[[Any], T]
+    role: Role = "router"
 
     def message(self) -> tuple[AskNode, tuple[bytes, ...]]:
         """Return the question under a fresh id, and its body."""
         buffer, text = json_buffer("question", self.question)
-        return AskNode(uuid4().hex, "router", (buffer,)), (text,)
+        return AskNode(uuid4().hex, self.role, (buffer,)), (text,)
 
     def answer(self, message: NodeAnswer, body: list[Any]) -> T:
         """Return what the answer says.
@@ -98,6 +100,12 @@ def remove(name: str) -> Wish[tuple[BackendState, ...]]:
     return Wish(f"the removal of {name}", {"ask": "remove", "name": name}, _read_all)
 
 
+def apply(file: str, text: str, *, dry_run: bool) -> Wish[dict[str, Any]]:
+    """Ask the broker to change what runs into another topology, as far as that goes live."""
+    question = {"file": file, "topology": text, "dry_run": dry_run}
+    return Wish(f"the plan for {file}", question, _read_plan, "broker")
+
+
 def options_of(where: str | dict[str, Any]) -> dict[str, Any]:
     """Return the options of a backend that is given by them, or by its URL."""
     return {"url": where} if isinstance(where, str) else where
@@ -115,6 +123,13 @@ def _read_update_id(value: Any) -> str:
     if update_id.__class__ is not str:
         raise Mismatch("expected a string", ("update_id",))
     return str(update_id)
+
+
+def _read_plan(value: Any) -> dict[str, Any]:
+    if value.__class__ is not dict:
+        raise Mismatch("expected an object")
+    plan: dict[str, Any] = value
+    return plan
 
 
 def _read_all(value: Any) -> tuple[BackendState, ...]:

@@ -46,6 +46,7 @@ from .instructions import (
     Keep,
     KeepValue,
     NewPolicy,
+    NewRules,
     Reply,
     Rewound,
     Settle,
@@ -84,6 +85,7 @@ __all__ = [
     "KeepValue",
     "Ledger",
     "NewPolicy",
+    "NewRules",
     "Recovery",
     "Reply",
     "Rewound",
@@ -131,6 +133,8 @@ class Ledger:
                 intake.gone(books, client_id)
             case NewPolicy(version):
                 batches.new_policy(books, version, now)
+            case NewRules(rules):
+                books.go_by(rules)
             case Tick(stood_still):
                 if stood_still:
                     attempts.prolong(books, now)
@@ -157,6 +161,10 @@ class Ledger:
         """Return how many of a client's rollouts it has not acknowledged."""
         client = self._books.clients.get(client_id)
         return client.unacked if client else 0
+
+    def worker_nodes(self) -> tuple[str, ...]:
+        """Return the nodes of the workers that are heard."""
+        return tuple([each.node for each in self._books.workers.values() if not each.silent])
 
     def unpinned(self, host: str, rollout_ids: Sequence[str]) -> tuple[str, ...]:
         """Return those of some rollouts that are not pinned to a host, now or no more."""

@@ -202,18 +202,27 @@ def wake_delayed(books: Books, rollout: LedgerRollout, now: float) -> None:
 
 
 def rewind_lost_hosts(books: Books, now: float) -> None:
-    """Start rollouts again whose host, with their sandbox, is gone."""
-    present = {worker.host for worker in books.workers.values() if not worker.silent}
-    for host in present:
-        books.host_seen[host] = now
+    """Start rollouts again whose host, with their sandbox, is gone, or has no worker for them."""
+    for worker in books.workers.values():
+        if not worker.silent:
+            books.post_seen[worker.host, worker.stage] = now
     for host, rollouts in books.pinned.items():
-        seen = books.host_seen.setdefault(host, now)
-        if host in present or now - seen <= books.rules.lease_s:
+        lost = _stages_lost(books, host, now) if rollouts else set()
+        if not lost:
             continue
         for rollout in list(rollouts.values()):
-            if rollout.state in {"ready", "delayed"}:
-                rewind(books, rollout, now, f"host {host} is lost")
+            if rollout.state in {"ready", "delayed"} and rollout.stage in lost:
+                rewind(books, rollout, now, f"{books.stage_name(rollout)} on {host} is lost")
                 books.out += [Keep(rollout.order, Rewound()), FreeBody(rollout.order)]
+
+
+def _stages_lost(books: Books, host: str, now: float) -> set[int]:
+    """Return the stages of which a host has had no worker for a lease."""
+    seen = books.post_seen
+    stages = range(len(books.rules.stages))
+    return {
+        stage for stage in stages if now - seen.setdefault((host, stage), now) > books.rules.lease_s
+    }
 
 
 def rewind(books: Books, rollout: LedgerRollout, now: float, why: str) -> None:
@@ -260,7 +269,7 @@ def apply_stage(books: Books, rollout: LedgerRollout, entry: StageDone) -> bool:
 
 def _heard(books: Books, worker: LedgerWorker, now: float) -> None:
     worker.heard_at = now
-    books.host_seen[worker.host] = now
+    books.post_seen[worker.host, worker.stage] = now
     if worker.silent:
         worker.silent = False
         books.credit_changed(worker)

@@ -103,7 +103,7 @@ class Books:
     delayed: list[tuple[float, int, LedgerRollout]] = field(default_factory=list)
     acked: deque[tuple[float, LedgerRollout]] = field(default_factory=deque)
     cancels: dict[tuple[str, str], PendingCancel] = field(default_factory=dict)
-    host_seen: dict[str, float] = field(default_factory=dict)
+    post_seen: dict[tuple[str, int], float] = field(default_factory=dict)  # a host's stage
     pinned: dict[str, dict[str, LedgerRollout]] = field(default_factory=dict)
     policy_version: int = 0
     samplings: dict[tuple[str, str], LedgerSampling] = field(default_factory=dict)
@@ -116,6 +116,14 @@ class Books:
     def __post_init__(self) -> None:
         self.first_seq = max(self.first_seq, self.rules.first_seq)
         self.figures = [StageFigures() for _ in self.rules.stages]
+
+    def go_by(self, rules: Rules) -> None:
+        """Decide by other rules from now on, for the same stages in the same order."""
+        self.rules = rules
+        self.dirty.update(range(len(rules.stages)))
+        self.offer_credit()
+        for client in self.clients.values():
+            self.deliver(client)
 
     def stage_name(self, rollout: LedgerRollout) -> str:
         """Name the stage that a rollout has reached."""

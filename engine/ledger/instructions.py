@@ -51,7 +51,13 @@ class NewPolicy(Struct, frozen=True):
     version: int
 
 
-Event = FromTrainer | FromWorker | TrainerGone | Tick | NewPolicy
+class NewRules(Struct, frozen=True):
+    """The bounds and times to decide by from now on; the stages are the same ones."""
+
+    rules: Any  # a books.Rules
+
+
+Event = FromTrainer | FromWorker | TrainerGone | Tick | NewPolicy | NewRules
 
 
 class Keep(Struct, frozen=True):

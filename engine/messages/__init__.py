@@ -33,6 +33,7 @@ from .worker import (
     HeartbeatReply,
     Held,
     HelloAgain,
+    LauncherReply,
     NodeHello,
     Part,
     Pins,
@@ -97,7 +98,16 @@ FROM_NODE = (
     Pins,
     StatusRequest,
 )
-TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Unpinned, Status, Problem)
+TO_NODE = (
+    WorkerWelcome,
+    HeartbeatReply,
+    HelloAgain,
+    Asked,
+    Unpinned,
+    LauncherReply,
+    Status,
+    Problem,
+)
 WORK = (Work, ResultAck)
 RESULTS = (StageResult,)
 EVENTS = (Boot, Stop, Announced)
@@ -129,6 +139,7 @@ __all__ = [
     "Hello",
     "HelloAgain",
     "Judged",
+    "LauncherReply",
     "Message",
     "NodeAnswer",
     "NodeHello",

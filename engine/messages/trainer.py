@@ -7,7 +7,7 @@ from ..typed import Count, Id, Int64, Length, Record, Seconds, Text
 
 Range = tuple[Count, Count]
 AnswerCode = Literal["done", "refused", "no_node"]
-Role = Literal["worker", "router", "backend", "sandboxes"]
+Role = Literal["worker", "router", "backend", "sandboxes", "launcher", "broker"]
 ProblemCode = Literal["hello_first", "refused", "access"]
 RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "hello_first"]
 
@@ -78,7 +78,10 @@ class Ping(Record, frozen=True):
 
 
 class AskNode(Record, frozen=True):
-    """Ask a node of this role something that the broker does not read; repeated until answered."""
+    """Ask a node of this role something; repeated until answered.
+
+    What is for another role than `broker`, the broker does not read.
+    """
 
     kind: ClassVar[str] = "ask_node"
     request_id: Annotated[Id, "echoed in the answer; a repeat asks for nothing new"]

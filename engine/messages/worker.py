@@ -102,6 +102,20 @@ class Announced(Record, frozen=True):
     value: Annotated[Count, "the value"]
 
 
+class LauncherReply(Record, frozen=True):
+    """Answer to a launcher's node_hello: the truth about what runs."""
+
+    kind: ClassVar[str] = "launcher_reply"
+    broker_id: Annotated[Id, "fresh at every start of the broker"]
+    revision: Annotated[Count, "of the topology that runs: grows by one with each that is applied"]
+    heard: Annotated[
+        tuple[Part, ...], "who has said hello, by role; given if the hello has a figure `waiting`"
+    ] = ()
+    buffers: Annotated[
+        tuple[Buffer, ...], Length(0, 1), "`topology`, json text, if the hello's `mark` is another"
+    ] = ()
+
+
 class Asked(Record, frozen=True):
     """A client's question to a node; a repeat of its id asks for nothing new."""
 

@@ -2,10 +2,13 @@
 
 Reading order: records (what a topology is), shapes and fields (the one table of the file's keys),
 yaml_lines (YAML to plain values and lines), reader, rules (what fields together must satisfy), file
-(`load`), schema (JSON Schema and the tables of docs/topology.md).
+(`load`), plan (what changes from one to another, and what of it live), applied (what runs, on
+disk), schema (JSON Schema and the tables of docs/topology.md).
 """
 
-from .file import load, resolved, resolved_yaml
+from .applied import Applied
+from .file import load, load_text, readable, resolved, resolved_yaml
+from .plan import Change, Plan, differences, later_elsewhere, merged, must_replace, plan
 from .records import (
     BROKER_EDGES,
     IPC_PATH_LIMIT_BYTES,
@@ -28,19 +31,29 @@ __all__ = [
     "BROKER_EDGES",
     "IPC_PATH_LIMIT_BYTES",
     "ROUTER_EDGES",
+    "Applied",
     "BackendSpec",
     "BrokerSpec",
+    "Change",
     "Durability",
     "Host",
     "Limits",
     "Node",
     "Placement",
+    "Plan",
     "RouterSpec",
     "SandboxSpec",
     "Stage",
     "Timeouts",
     "Topology",
+    "differences",
+    "later_elsewhere",
     "load",
+    "load_text",
+    "merged",
+    "must_replace",
+    "plan",
+    "readable",
     "resolved",
     "resolved_yaml",
 ]

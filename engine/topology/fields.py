@@ -212,7 +212,7 @@ STAGE = Section(
         Field(
             "workers",
             Workers(Integer(1, 4096)),
-            "Worker processes: a number (on the broker's host), or a number for each host.",
+            "Worker processes: a number for every host, or a mapping of hosts to numbers.",
             1,
             "A worker runs many rollouts at once; more of them pay once it fills a core.",
         ),
@@ -375,6 +375,13 @@ TOPOLOGY = Section(
             "What this run is called in logs and pictures.",
             "rollmq",
             "One topology a machine is the common case.",
+        ),
+        Field(
+            "beside",
+            _PATH,
+            "Directory that relative paths in this file are relative to.",
+            ".",
+            "The directory of this file: it moves together with what it names.",
         ),
         Field(
             "run_dir",

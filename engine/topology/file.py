@@ -1,13 +1,13 @@
 """Topology files: read one into a Topology, or show one with every default filled in.
 
 Job: `load` runs text, keys and rules past the file, and builds records only if all are content.
-Does not know: how a text, a key or a rule is checked (topology_yaml, topology_reader,
-topology_rules).
+Does not know: how a text, a key or a rule is checked (yaml_lines, reader, rules).
 Invariants: every problem of a file is reported at once; what `resolved_yaml` prints, loads again
 as an equal topology.
 """
 
 import os
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,19 @@ def load(path: str | Path) -> Topology:
 
     """
     file = Path(path).absolute()
-    source = parse(_text(file, str(path)), str(path))
+    return load_text(_text(file, str(path)), file, str(path))
+
+
+def load_text(text: str, file: Path, shown: str) -> Topology:
+    """Read the text of a topology as if it stood in `file`, and check all of it.
+
+    shown: what problems call it.
+
+    Raises:
+        TopologyError: anything is wrong.
+
+    """
+    source = parse(text, shown)
     values = _values(source, file)
     if source.problems or values is None:
         raise TopologyError(sorted(source.problems, key=lambda problem: problem.line))
@@ -59,10 +71,14 @@ def resolved(topology: Topology) -> dict[str, Any]:
     return {"version": FORMAT_VERSION, **_shown(TOPOLOGY, topology, bytes_as_text=False)}
 
 
+def readable(topology: Topology) -> dict[str, Any]:
+    """Return the same with quantities of bytes as people write them."""
+    return {"version": FORMAT_VERSION, **_shown(TOPOLOGY, topology, bytes_as_text=True)}
+
+
 def resolved_yaml(topology: Topology) -> str:
     """Return the same as YAML, quantities of bytes as people write them."""
-    shown = {"version": FORMAT_VERSION, **_shown(TOPOLOGY, topology, bytes_as_text=True)}
-    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.safe_dump(readable(topology), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _text(file: Path, shown: str) -> str:
@@ -81,10 +97,11 @@ def _values(source: Source, file: Path) -> Values | None:
     values = read_topology(source)
     if values is None:
         return None
+    beside = values["beside"] = Path(os.path.normpath(file.parent / (values["beside"] or ".")))
     if values["run_dir"] is not None:
-        values["run_dir"] = Path(os.path.normpath(file.parent / values["run_dir"]))
+        values["run_dir"] = Path(os.path.normpath(beside / values["run_dir"]))
     if values["keys"] is not None:
-        values["keys"] = Path(os.path.normpath(file.parent / values["keys"]))
+        values["keys"] = Path(os.path.normpath(beside / values["keys"]))
     apply_rules(values, source)
     return values
 
@@ -98,11 +115,14 @@ def _topology(values: Values, file: Path) -> Topology:
         broker=BrokerSpec(**{**values["broker"], "host": home}),
         limits=Limits(**values["limits"]),
         timeouts=_timeouts(values["timeouts"]),
-        stages=tuple(_stage(stage, home) for stage in values["stages"]),
+        stages=tuple(_stage(stage, values["hosts"]) for stage in values["stages"]),
         router=_router(values["router"], home),
         backends=tuple(_backend(backend, home) for backend in values["backends"]),
-        sandboxes=_sandboxes(values["sandboxes"], file),
-        **{name: values[name] for name in ("name", "run_dir", "durability", "insecure", "keys")},
+        sandboxes=_sandboxes(values["sandboxes"], values["beside"]),
+        **{
+            name: values[name]
+            for name in ("beside", "name", "run_dir", "durability", "insecure", "keys")
+        },
         log_level=values["log_level"],
         filters=values["filters"],
     )
@@ -113,8 +133,8 @@ def _timeouts(values: Values) -> Timeouts:
     return Timeouts(**{**values, "lease_s": lease_s})
 
 
-def _stage(values: Values, home: str) -> Stage:
-    placed = placements(values, home)
+def _stage(values: Values, hosts: Iterable[str]) -> Stage:
+    placed = placements(values, hosts)
     ready = values["ready"] or values["slots"] * max(placed.values())
     workers = tuple(Placement(host, count) for host, count in placed.items())
     return Stage(**{**values, "workers": workers, "ready": ready})
@@ -130,10 +150,10 @@ def _backend(values: Values, home: str) -> BackendSpec:
     return BackendSpec(**{**values, "host": values["host"] or home})
 
 
-def _sandboxes(values: Values | None, file: Path) -> SandboxSpec | None:
+def _sandboxes(values: Values | None, beside: Path) -> SandboxSpec | None:
     if values is None:
         return None
-    images = {name: os.path.normpath(file.parent / path) for name, path in values["images"].items()}
+    images = {name: os.path.normpath(beside / path) for name, path in values["images"].items()}
     return SandboxSpec(**{**values, "images": images})
 
 

@@ -151,7 +151,8 @@ class Node:
     """A process to start.
 
     `spec` names what it is one of (a stage or a backend; "broker" and "router" stand for
-    themselves) and `index` counts from 0 within it, over all hosts.
+    themselves) and `index` counts from 0 within it; workers are counted on each host of their own,
+    so that no worker's name depends on how many there are elsewhere.
     """
 
     name: str
@@ -163,9 +164,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A whole topology; `path` is its file; `run_dir` and `keys` are absolute."""
+    """A whole topology; `path` is its file; `run_dir` and `keys` are absolute.
+
+    `beside` is the directory that relative paths are relative to, also those that the engine does
+    not read.
+    """
 
     path: Path
+    beside: Path
     name: str
     run_dir: Path
     durability: Durability
@@ -249,6 +255,23 @@ class Topology:
         """Return the backends of that name, or raise KeyError."""
         return {backend.name: backend for backend in self.backends}[name]
 
+    def host_by_name(self, node: str) -> str:
+        """Return the host of a node that this topology does not have, or not any more."""
+        name, dot, host = node.partition(".")
+        if dot:
+            return host
+        placed = {"sandboxes", *(stage.name for stage in self.stages)}
+        added = name.rpartition("-")[0] not in placed and self.router is not None
+        return self.router.host if added and self.router else self.broker.host
+
+    def may_be(self, node: str, stage: str, host: str) -> bool:
+        """Return whether a worker may have this name, here or in another count of workers."""
+        spec, _, number = node.removesuffix(f".{host}").rpartition("-")
+        if spec != stage or stage not in {each.name for each in self.stages}:
+            return False
+        known = number.isascii() and number.isdecimal()
+        return known and node == placed_name(spec, int(number), host, self.broker.host)
+
     def _bound(self, edge: str) -> tuple[str, int]:
         if edge in BROKER_EDGES:
             return self.broker.host, self.broker.port + BROKER_EDGES.index(edge)
@@ -272,11 +295,16 @@ class Topology:
             nodes += _numbered(backend.name, "backend", hosts)
         if self.sandboxes is not None:
             hosts = [each.host for stage in self.stages for each in stage.workers]
-            nodes += _numbered("sandboxes", "sandboxes", list(dict.fromkeys(hosts)))
+            for host in dict.fromkeys(hosts):
+                nodes.append(self._placed("sandboxes", "sandboxes", host, 0))
         for stage in self.stages:
-            hosts = [placed.host for placed in stage.workers for _ in range(placed.count)]
-            nodes += _numbered(stage.name, "worker", hosts)
+            for placed in stage.workers:
+                for number in range(placed.count):
+                    nodes.append(self._placed(stage.name, "worker", placed.host, number))
         return tuple(nodes)
+
+    def _placed(self, spec: str, role: Role, host: str, index: int) -> Node:
+        return Node(placed_name(spec, index, host, self.broker.host), role, host, spec, index)
 
 
 def socket_dir(run_dir: Path) -> Path:
@@ -289,11 +317,18 @@ def worker_socket(run_dir: Path, node: str, boot: str) -> Path:
     return socket_dir(run_dir) / f"w-{node}-{boot}"
 
 
-def longest_socket(run_dir: Path, worker_counts: Iterable[tuple[str, int]]) -> Path:
-    """Return the longest IPC path that a run uses; `worker_counts` are (stage, workers) pairs."""
+def placed_name(spec: str, index: int, host: str, home: str) -> str:
+    """Name a node that is counted on its host: `run-0`, or `run-0.b` on a host b.
+
+    `home` is the broker's host, whose nodes do not carry its name.
+    """
+    return f"{spec}-{index}" if host == home else f"{spec}-{index}.{host}"
+
+
+def longest_socket(run_dir: Path, workers: Iterable[str]) -> Path:
+    """Return the longest IPC path that a run uses; `workers` are their names."""
     paths = [socket_dir(run_dir) / edge for edge in BROKER_EDGES + ROUTER_EDGES]
-    for stage, count in worker_counts:
-        paths.append(worker_socket(run_dir, f"{stage}-{max(count - 1, 0)}", "0" * 8))
+    paths += [worker_socket(run_dir, worker, "0" * 8) for worker in workers]
     return max(paths, key=lambda path: len(os.fsencode(path)))
 
 

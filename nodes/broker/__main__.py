@@ -24,9 +24,11 @@ from engine.sampling import load_filters
 from engine.security import ServerKey, domain_of_work
 from engine.sockets import Bounds, bind, boot_id, open_socket
 from engine.topology import Topology, load
+from engine.topology.applied import running
 from engine.typed import compile_decoder
 
 from .access import Access, Events, open_access
+from .applying import Applying
 from .bodies import Bodies
 from .loop import Loop, Sockets
 from .peers import Connections, WorkPipes
@@ -62,20 +64,29 @@ def serve(topology: Topology) -> None:
     """
     broker_id = boot_id("broker")
     wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    topology, applied = running(topology)
+    configure("broker", topology.log_level)
     journal = _open_journal(topology, wake)
     bodies = Bodies(journal, topology.limits.memory_bytes)
     ledger = _recover(topology, journal, bodies, broker_id)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     bounds = Bounds(topology.limits.queue_messages, topology.limits.message_bytes)
-    nodes = {node.name: node for node in topology.nodes()}
-    access = open_access(context, topology, nodes)
+    access = open_access(context, topology)
     sockets = _bind_all(context, topology, bounds, wake, access)
     trainers = Connections(sockets.front, bounds)
     workers = Connections(sockets.control, bounds)
     pipes = _pipes(context, topology, bounds, access)
-    stages = [(stage.name, stage.timeout_s) for stage in topology.stages]
     publish = sockets.events.publish
-    shell = Shell(journal, bodies, trainers, workers, pipes, publish, stages, broker_id)
+    shell = Shell(journal, bodies, trainers, workers, pipes, publish, _stages(topology), broker_id)
+
+    def go_by(newer: Topology) -> None:
+        configure("broker", newer.log_level)
+        bodies.hold(newer.limits.memory_bytes)
+        shell.go_by(_stages(newer))
+        if access is not None:
+            access.gate.go_by(newer)
+        loop.go_by(newer, rules(newer))
+
     loop = Loop(
         sockets,
         ledger,
@@ -87,7 +98,7 @@ def serve(topology: Topology) -> None:
         broker_id,
         min(0.25, topology.timeouts.heartbeat_s / 4),
         lambda: _figures(bodies, topology.run_dir),
-        nodes,
+        Applying(topology, applied, go_by),
         bounds,
         topology.timeouts.lease_s,
         access,
@@ -126,6 +137,10 @@ def rules(topology: Topology) -> Rules:
         first_seq=time.time_ns() // 1000 if topology.durability == "none" else 1,
         cancel_grace_s=timeouts.cancel_grace_s,
     )
+
+
+def _stages(topology: Topology) -> list[tuple[str, float]]:
+    return [(stage.name, stage.timeout_s) for stage in topology.stages]
 
 
 def _open_journal(topology: Topology, wake: int) -> Journal | NullJournal:

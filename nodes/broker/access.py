@@ -6,7 +6,7 @@ Invariants: what goes to a peer by itself ends with its key: deliveries to a tra
 host, events to all.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import zmq
 
 from engine.errors import NodeFailed
 from engine.security import Gatekeeper, KeyStore, Peer, ServerKey, server_key
-from engine.topology import Node, Topology
+from engine.topology import Topology
 
 from .gate import Gate
 
@@ -26,17 +26,14 @@ log = structlog.get_logger()
 class Access:
     """The gatekeeper of a context with the broker's rules."""
 
-    def __init__(
-        self, context: zmq.Context[Socket], topology: Topology, nodes: Mapping[str, Node]
-    ) -> None:
+    def __init__(self, context: zmq.Context[Socket], topology: Topology) -> None:
         """Begin to answer handshakes. Raises: KeysError."""
         assert topology.keys is not None
         server = server_key(topology, "")
         assert server is not None
         self._server = server
         self.gatekeeper = Gatekeeper(context, KeyStore(topology.keys))
-        spare = topology.router.host if topology.router else topology.broker.host
-        self.gate = Gate(self.gatekeeper, nodes, spare)
+        self.gate = Gate(self.gatekeeper, topology)
 
     def key(self, domain: str) -> ServerKey:
         """Return what a socket of this domain binds with."""
@@ -52,13 +49,11 @@ class Access:
         self.gatekeeper.close()
 
 
-def open_access(
-    context: zmq.Context[Socket], topology: Topology, nodes: Mapping[str, Node]
-) -> Access | None:
+def open_access(context: zmq.Context[Socket], topology: Topology) -> Access | None:
     """Return the access of a topology with keys over TCP; None without. Raises: KeysError."""
     if topology.keys is None or topology.transport == "ipc":
         return None
-    return Access(context, topology, nodes)
+    return Access(context, topology)
 
 
 class Events:

@@ -39,6 +39,11 @@ class Bodies:
         self.resident_bytes = 0
         self.reads = 0
 
+    def hold(self, memory_bytes: int) -> None:
+        """Keep so many bytes in memory from now on."""
+        self._memory_bytes = memory_bytes
+        self._spill()
+
     def add(
         self,
         order: int,

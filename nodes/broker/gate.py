@@ -6,12 +6,11 @@ Does not know: sockets; how keys are checked at the handshake.
 Invariants: a key that is no more on the list may say nothing.
 """
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 from engine.messages import Announced, Cancel, Hello, NodeHello, StageResult
 from engine.security import Allowed, Denied, Peer, owns
-from engine.topology import Node
+from engine.topology import Topology
 
 POLICY = "policy_version"  # as routers name it in figures and announcements
 
@@ -25,13 +24,17 @@ class Listed(Protocol):
 class Gate:
     """Checks messages by the allow-list; every method raises Denied.
 
-    nodes: the topology's, by name. spare_host: where nodes run that are added while it runs.
+    Nodes that the topology does not have, or not any more, live where their names say.
     """
 
-    def __init__(self, listed: Listed, nodes: Mapping[str, Node], spare_host: str) -> None:
+    def __init__(self, listed: Listed, topology: Topology) -> None:
         self._listed = listed
-        self._nodes = nodes
-        self._spare_host = spare_host
+        self.go_by(topology)
+
+    def go_by(self, topology: Topology) -> None:
+        """Know the nodes of another topology from now on."""
+        self._topology = topology
+        self._nodes = {node.name: node for node in topology.nodes()}
 
     def peer(self, key: str) -> Peer:
         """Return whose key it is."""
@@ -74,7 +77,7 @@ class Gate:
     def host_of(self, node: str) -> str:
         """Return the host of a node."""
         known = self._nodes.get(node)
-        return self._spare_host if known is None else known.host
+        return self._topology.host_by_name(node) if known is None else known.host
 
     def _expect_here(self, peer: Peer, node: str, field: str) -> None:
         if self.host_of(node) != peer.name:

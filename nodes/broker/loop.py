@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,16 @@ import zmq
 from engine.errors import RemoteProtocolError
 from engine.figures import BOUNDS_S, LoopLag
 from engine.journal import Journal, NullJournal
-from engine.ledger import FromTrainer, FromWorker, Ledger, NewPolicy, Tick, TrainerGone
+from engine.ledger import (
+    FromTrainer,
+    FromWorker,
+    Ledger,
+    NewPolicy,
+    NewRules,
+    Rules,
+    Tick,
+    TrainerGone,
+)
 from engine.messages import (
     FROM_NODE,
     FROM_TRAINER,
@@ -34,6 +43,7 @@ from engine.messages import (
     HelloAgain,
     NodeAnswer,
     NodeHello,
+    Part,
     Ping,
     Pins,
     Pong,
@@ -52,10 +62,11 @@ from engine.messages.trainer import ProblemCode
 from engine.messages.worker import AskerRole
 from engine.security import Denied, Peer
 from engine.sockets import Bounds, drain, drain_known, send
-from engine.topology import Node
+from engine.topology import Topology
 from engine.wire import Codec, encode, json_buffer, size_bytes
 
 from .access import Access, Events
+from .applying import Applying
 from .gate import POLICY
 from .others import Others
 from .peers import Connections, WorkPipes
@@ -96,7 +107,7 @@ class Loop:
         broker_id: str,
         tick_s: float,
         figures: Callable[[], dict[str, Any]],
-        nodes: Mapping[str, Node],
+        applying: Applying,
         bounds: Bounds,
         lease_s: float,
         access: Access | None = None,
@@ -111,13 +122,14 @@ class Loop:
         self._broker_id = broker_id
         self._tick_s = tick_s
         self._figures = figures
-        self._known = nodes
+        self._applying = applying
+        self._known = _known(applying.topology)
         self._access = access
         self._message_bytes = bounds.message_bytes
         self._from_trainers: Codec[Any] = Codec(FROM_TRAINER)
         self._from_nodes: Codec[Any] = Codec(FROM_NODE)
         self._results: Codec[StageResult] = Codec(RESULTS)
-        self._others = Others(nodes, lease_s)
+        self._others = Others(self._known, lease_s)
         self._running = True
         self._turned_at = 0.0
         self._handled = 0
@@ -125,6 +137,12 @@ class Loop:
         self._full_since: float | None = None
         self._ticked = (time.monotonic(), 0)  # when, and what was durable then
         self.counts: Counter[str] = Counter()
+
+    def go_by(self, topology: Topology, rules: Rules) -> None:
+        """Decide by another topology from now on."""
+        self._known = _known(topology)
+        self._others.know(self._known)
+        self._shell.take(self._ledger.handle(NewRules(rules), time.monotonic()))
 
     def stop(self) -> None:
         """Leave the loop after the turn under way."""
@@ -299,6 +317,9 @@ class Loop:
             case NodeHello():
                 self._expect_node(message)
                 self._others.heard(message, route, now)
+                if message.role == "launcher":
+                    reply = self._applying.reply(message, self._broker_id, self._heard)
+                    self._workers.send(route, encode(*reply))
                 if message.role == "router" and POLICY in message.figures:
                     self._new_policy(int(message.figures[POLICY]), now)
             case Answered(client_id, request_id, code, why, buffers):
@@ -315,6 +336,12 @@ class Loop:
     def _ask(
         self, client_id: str, peer: Peer | None, message: AskNode, body: list[Any], now: float
     ) -> None:
+        if message.role == "broker":
+            if peer is not None and peer.role != "operator":
+                raise Denied(f"the key of {peer} may not apply: an operator's may")
+            answer, text = self._applying.ask(message, body)
+            self._trainers.send_name(client_id, encode(answer, text))
+            return
         role: AskerRole = "" if peer is None or peer.role == "host" else peer.role
         asked = encode(Asked(client_id, message.request_id, message.buffers, role), body)
         for route in self._others.routes(message.role, now):
@@ -323,18 +350,21 @@ class Loop:
         why = f"no {message.role} is heard"
         self._trainers.send_name(client_id, encode(NodeAnswer(message.request_id, "no_node", why)))
 
+    def _heard(self) -> tuple[Part, ...]:
+        workers = (Part(node, "worker", {}) for node in self._ledger.worker_nodes())
+        return (*workers, *self._others.heard_of())
+
     def _expect_node(self, message: NodeHello | WorkerHello) -> None:
         """Refuse names that are not ours: a worker's id names a socket's file."""
-        known = self._known.get(message.node)
-        if known is None and isinstance(message, NodeHello) and self._others.takes(message):
+        if isinstance(message, NodeHello):
+            if message.node not in self._known and not self._others.takes(message):
+                raise RemoteProtocolError(f"{message.node!r} is not in this topology", "node")
             return
-        if known is None:
-            raise RemoteProtocolError(f"{message.node!r} is not in this topology", "node")
-        if isinstance(message, WorkerHello):
-            if known.role != "worker" or known.spec != message.stage:
-                raise RemoteProtocolError(f"{message.node} does not serve this stage", "stage")
-            if not re.fullmatch(f"{message.node}-[0-9a-f]{{12}}", message.worker_id):
-                raise RemoteProtocolError("is not a node's name and a boot id", "worker_id")
+        if not self._applying.topology.may_be(message.node, message.stage, message.host):
+            why = f"{message.node!r} is no worker of {message.stage!r} on {message.host!r}"
+            raise RemoteProtocolError(f"{why} in this topology", "node")
+        if not re.fullmatch(f"{re.escape(message.node)}-[0-9a-f]{{12}}", message.worker_id):
+            raise RemoteProtocolError("is not a node's name and a boot id", "worker_id")
 
     def _result(self, frames: list[Any], now: float, key: str) -> None:
         message, body = self._results.decode(frames)
@@ -407,6 +437,7 @@ class Loop:
         return {
             **self._ledger.status(now, rollout_id),
             "nodes": self._others.status(now),
+            **self._applying.figures(),
             "journal": {**self._journal.statistics(), "full_s": self._full_s(now)},
             "loop": {**shell, "lag_s": round(self._lag.worst_s, 4)},
             "bounds_s": BOUNDS_S,
@@ -415,3 +446,7 @@ class Loop:
             "security": self._access.gatekeeper.figures() if self._access else {},
             **self._figures(),
         }
+
+
+def _known(topology: Topology) -> frozenset[str]:
+    return frozenset(node.name for node in topology.nodes())

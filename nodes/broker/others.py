@@ -2,8 +2,8 @@
 
 Job: keep each one's last hello with its figures, for status, and find one by its role.
 Does not know: sockets, or what is said to such a node. `now` is an argument, in seconds.
-Invariants: bounded: besides the topology's own nodes there are at most `MOST_ADDED` backends, which
-may come and go while a topology runs; one that is silent for long is forgotten.
+Invariants: bounded: besides the topology's own nodes there are at most `MOST_ADDED` backends and
+launchers, which may come and go while a topology runs; one that is silent for long is forgotten.
 """
 
 from collections.abc import Container
@@ -12,10 +12,11 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from engine.messages import NodeHello
+from engine.messages import NodeHello, Part
 
 MOST_ADDED = 4096
 FORGET_LEASES = 20
+PROVIDED = "by_"  # before a provider's name in the figures of who keeps sandboxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,15 @@ class Others:
         self._lease_s = lease_s
         self._heard: dict[str, Heard] = {}
 
+    def know(self, known: Container[str]) -> None:
+        """Take other names for the topology's own."""
+        self._known = known
+
     def takes(self, hello: NodeHello) -> bool:
         """Return whether a node that the topology does not name may be there all the same."""
         added = sum(name not in self._known for name in self._heard)
+        if hello.role == "launcher":
+            return hello.node == f"launcher.{hello.host}" and added < MOST_ADDED
         return hello.role == "backend" and (hello.node in self._heard or added < MOST_ADDED)
 
     def heard(self, hello: NodeHello, route: bytes, now: float) -> None:
@@ -56,6 +63,13 @@ class Others:
         ]
         return [heard.route for heard in sorted(fresh, key=lambda heard: -heard.at)]
 
+    def heard_of(self) -> tuple[Part, ...]:
+        """Return who was heard, by role, with the figures that name a provider of sandboxes."""
+        return tuple(
+            Part(name, heard.hello.role, _provider(heard.hello))
+            for name, heard in self._heard.items()
+        )
+
     def status(self, now: float) -> list[dict[str, Any]]:
         """Return what the status says of each."""
         return [
@@ -69,3 +83,8 @@ class Others:
             }
             for name, heard in self._heard.items()
         ]
+
+
+def _provider(hello: NodeHello) -> dict[str, float]:
+    figures = hello.figures if hello.role == "sandboxes" else {}
+    return {name: value for name, value in figures.items() if name.startswith(PROVIDED)}

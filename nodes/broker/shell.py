@@ -121,6 +121,10 @@ class Shell:
             if not (isinstance(instruction, Deliver) and instruction.client_id == client_id)
         )
 
+    def go_by(self, stages: Sequence[tuple[str, float]]) -> None:
+        """Dispatch with other timeouts from now on; `stages` are their names and seconds."""
+        self._stages = stages
+
     @property
     def waiting(self) -> int:
         """How many instructions wait for the disk."""

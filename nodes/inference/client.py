@@ -125,6 +125,10 @@ class RouterModel:
             message_ = f"no completion within {limit_s:g} s; {self._silence()}"
             raise BoundaryError("backend", message_) from None
 
+    def wait_as(self, patience: Patience) -> None:
+        """Wait by other times from the next request on."""
+        self._patience = patience
+
     async def release(self, session: str) -> None:
         """End a session; its backend may forget it."""
         self._pump.send(encode(Release(session)))
@@ -263,6 +267,11 @@ class LazyModel:
             self._model = self._connect()
         return await self._model.generate(session, token_ids, sampling)
 
+    def wait_as(self, patience: Patience) -> None:
+        """Wait by other times from the next request on."""
+        if self._model is not None:
+            self._model.wait_as(patience)
+
     async def release(self, session: str) -> None:
         """End a session; there is none before the first completion."""
         if self._model is not None:
@@ -281,13 +290,16 @@ class LazyModel:
 
 def connect(topology: Topology, node: str, deadline_s: float) -> RouterModel:
     """Return a model behind the topology's router, for a node of it; needs a running loop."""
-    limits, timeouts = topology.limits, topology.timeouts
-    bounds = Bounds(limits.queue_messages, limits.message_bytes)
-    patience = Patience(
-        timeouts.heartbeat_s, timeouts.lease_s, deadline_s, timeouts.cancel_grace_s / 2
-    )
+    bounds = Bounds(topology.limits.queue_messages, topology.limits.message_bytes)
+    patience = patience_of(topology, deadline_s)
     key = node_key(topology, topology.node(node).host)
     return RouterModel(topology.endpoint("router"), node, bounds, patience, key)
+
+
+def patience_of(topology: Topology, deadline_s: float) -> Patience:
+    """Return how long a model behind the topology's router waits for what."""
+    timeouts = topology.timeouts
+    return Patience(timeouts.heartbeat_s, timeouts.lease_s, deadline_s, timeouts.cancel_grace_s / 2)
 
 
 def _request(request_id: str, session: str, sampling: Sampling, buffer: Buffer) -> Generate:

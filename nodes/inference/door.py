@@ -3,7 +3,7 @@
 Job: let in by ZAP, and find out whether a key may speak for a connection's node.
 Does not know: what is said.
 Invariants: a connection's id begins with its node's name, and that node lives on its key's host;
-nodes that were added while the router runs live on the router's.
+nodes that the topology does not have live where their names say, or on the router's.
 """
 
 from dataclasses import replace
@@ -25,8 +25,12 @@ class Door:
         assert server is not None
         self._server = server
         self.gatekeeper = Gatekeeper(context, KeyStore(topology.keys))
+        self.go_by(topology)
+
+    def go_by(self, topology: Topology) -> None:
+        """Know the nodes of another topology from now on."""
+        self._topology = topology
         self._hosts = {node.name: node.host for node in topology.nodes()}
-        self._spare_host = topology.router.host
 
     def key(self, domain: str) -> ServerKey:
         """Return what a socket of this domain binds with."""
@@ -34,7 +38,8 @@ class Door:
 
     def host_of(self, peer: str) -> str:
         """Return the host of a connection's node."""
-        return self._hosts.get(peer.rpartition("-")[0], self._spare_host)
+        node = peer.rpartition("-")[0]
+        return self._hosts.get(node) or self._topology.host_by_name(node)
 
     def doubt(self, key: str, peer: str) -> Denied | None:
         """Return why a key may not speak for a connection; None if it may."""

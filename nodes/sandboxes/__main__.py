@@ -23,12 +23,13 @@ import zmq
 from engine.errors import RemoteProtocolError, RollmqError
 from engine.logs import configure
 from engine.messages import TO_NODE, Pins, Unpinned
+from engine.presence import Presence
 from engine.process import die_with_parent
+from engine.reread import reread_on_hangup
 from engine.sockets import boot_id, drain, send
 from engine.topology import SandboxSpec, Topology, load
 from engine.wire import Codec, encode
 
-from ..presence import Presence
 from .choice import BASE, Maker, choose, make, most
 from .keeper import Keeper
 from .places import base_dir, records_dir
@@ -168,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.after is not None:
             _undertake(topology, options.name, options.after)
             return 0
+        reread_on_hangup(options.topology, options.name)
         lock = _lock(topology, options.name, LOCK_S)
         if lock is None:
             log.critical("another keeper has this host's sandboxes")

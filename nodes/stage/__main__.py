@@ -10,6 +10,7 @@ import structlog
 from engine.errors import RollmqError
 from engine.logs import configure
 from engine.process import die_with_parent
+from engine.reread import reread_on_hangup
 from engine.topology import load
 
 from .guardian import Guardian
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RollmqError as wrong:
         log.critical("worker stopped", error=str(wrong))
         return 1
+    reread_on_hangup(options.topology, options.name, guardian.reread)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: guardian.drain())
     guardian.run()

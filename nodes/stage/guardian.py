@@ -41,7 +41,7 @@ from engine.sockets import Bounds, Outbox, boot_id, drain, open_socket
 from engine.topology import Topology
 from engine.wire import Codec, encode
 
-from .pipe import TO_GUARDIAN, AreYouThere, Connect, Drop, Here, PipeEnd, batches
+from .pipe import TO_GUARDIAN, AreYouThere, Connect, Drop, Here, PipeEnd, Reread, batches
 from .table import SPARE, Entry, SlotTable, shared_memory
 
 log = structlog.get_logger()
@@ -95,6 +95,7 @@ class Guardian:
         self._memory = shared_memory(SPARE * self._stage.slots)
         self._table = SlotTable(self._memory, SPARE * self._stage.slots)
         self._stay: Stay | None = None
+        self._wanted: Topology | None = None  # what was read again and is not gone by yet
         self._draining_until: float | None = None
         self._beat_at = 0.0
         self._restarts = 0
@@ -102,6 +103,10 @@ class Guardian:
     def drain(self) -> None:
         """Take nothing more, finish what is held within drain_s, then leave."""
         self._draining_until = time.monotonic() + self._times.drain_s
+
+    def reread(self, topology: Topology) -> None:
+        """Go by another text of the topology from the next turn on; safe in a signal's handler."""
+        self._wanted = topology
 
     def run(self) -> None:
         """Serve until drained."""
@@ -148,6 +153,7 @@ class Guardian:
         drained = False
         while not drained:
             now = time.monotonic()
+            self._take_over(stay, now)
             self._beat(stay, now)
             if self._is_lost(stay, now):
                 return False
@@ -159,6 +165,18 @@ class Guardian:
             self._from_events(stay)
             self._from_host(stay)
         return True
+
+    def _take_over(self, stay: Stay, now: float) -> None:
+        """Go by a topology that was read again: say hello with the credit that it gives."""
+        if self._wanted is None:
+            return
+        self._topology, self._wanted = self._wanted, None
+        self._stage = self._topology.stage(self._node.spec)
+        self._times = self._topology.timeouts
+        stay.pipe.send(Reread())
+        if stay.broker_id:  # repeated until the broker welcomes it
+            stay.broker_id = ""
+            self._hello(stay, now)
 
     def _beat(self, stay: Stay, now: float) -> None:
         if now < self._beat_at:

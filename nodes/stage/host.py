@@ -22,22 +22,22 @@ from typing import Any
 import structlog
 import zmq
 
-from engine.errors import RemoteProtocolError
+from engine.errors import RemoteProtocolError, RollmqError
 from engine.logs import configure
 from engine.messages import WORK, Held, ResultAck, StageResult, Work
 from engine.messages.worker import AttemptStatus
 from engine.process import die_with_parent, spare_collector, work_in_batches
 from engine.security import Line, node_key
 from engine.sockets import Bounds, Pump, open_socket
-from engine.topology import Topology, load
+from engine.topology import Topology, later_elsewhere, load
 from engine.wire import Codec, encode
 
-from ..inference.client import LazyModel, connect
+from ..inference.client import LazyModel, connect, patience_of
 from ..sandboxes.link import AttemptSandboxes, Link
 from .attempt import Attempt, Ended
 from .handlers import Handlers
-from .pipe import TO_HOST, AreYouThere, Connect, Drop, Here, PipeEnd
-from .table import SPARE, SlotTable
+from .pipe import TO_HOST, AreYouThere, Connect, Drop, Here, PipeEnd, Reread
+from .table import SlotTable, slots_of
 
 log = structlog.get_logger()
 UNWANTED = 65_536  # attempts stopped before their work arrived; the oldest are forgotten
@@ -68,14 +68,16 @@ class Host:
     def __init__(
         self, topology: Topology, node: str, worker_id: str, pipe: PipeEnd, table: SlotTable
     ) -> None:
-        stage = topology.stage(topology.node(node).spec)
+        self._file = topology.path
         self._topology = topology
+        self._here = topology.node(node)
+        stage = topology.stage(self._here.spec)
         self._node = node
         self._worker_id = worker_id
         self._pipe = pipe
         self._table = table
         self._handlers = Handlers(stage.name, stage.handler)
-        self._unpinnable = _stages_elsewhere(topology, node)
+        self._unpinnable = later_elsewhere(topology, self._here)
         self._free = list(range(table.slots, 0, -1))
         self._bounds = Bounds(topology.limits.queue_messages, topology.limits.message_bytes)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -98,11 +100,9 @@ class Host:
         threads = self._table.slots  # one for each plain function: none waits at its own expense
         loop.set_default_executor(ThreadPoolExecutor(threads, "handler"))
         if self._topology.router is not None:
-            stage = self._topology.stage(self._topology.node(self._node).spec)
-            self._model = LazyModel(lambda: connect(self._topology, self._node, stage.timeout_s))
+            self._model = LazyModel(lambda: connect(self._topology, self._node, self._timeout_s))
         if self._topology.sandboxes is not None:
-            here = self._topology.node(self._node).host
-            self._link = Link(self._topology.sandbox_socket(here))
+            self._link = Link(self._topology.sandbox_socket(self._here.host))
         results = open_socket(self._context, zmq.PUSH, self._bounds)
         self._out = Line(results, self._topology.endpoint("results"), self._key)
         self._results = Pump(results, lambda _: None, self._bounds)
@@ -110,6 +110,21 @@ class Host:
         spare_collector()
         await self._over.wait()
         await self._leave()
+
+    @property
+    def _timeout_s(self) -> float:
+        return self._topology.stage(self._here.spec).timeout_s
+
+    def _reread(self) -> None:
+        """Go by the file's text of now; a file that cannot be read changes nothing."""
+        try:
+            self._topology = load(self._file)
+        except RollmqError as wrong:
+            log.warning("topology not read again", error=str(wrong))
+            return
+        configure(self._node, self._topology.log_level)
+        if self._model is not None:
+            self._model.wait_as(patience_of(self._topology, self._timeout_s))
 
     async def _leave(self) -> None:
         """Stop what runs, so that its sessions are released, and then close the model."""
@@ -134,6 +149,8 @@ class Host:
                     self._connect(broker_id, work)
                 case Drop(held):
                     self._drop(held)
+                case Reread():
+                    self._reread()
         if self._pipe.closed:
             self._over.set()
 
@@ -240,16 +257,6 @@ class Host:
                 self._free.append(found.slot)
 
 
-def _stages_elsewhere(topology: Topology, node: str) -> tuple[str, ...]:
-    """Return the later stages without a worker on the node's host: none may follow a pin."""
-    here = topology.node(node)
-    names = [stage.name for stage in topology.stages]
-    later = topology.stages[names.index(here.spec) + 1 :]
-    return tuple(
-        stage.name for stage in later if here.host not in {place.host for place in stage.workers}
-    )
-
-
 def main() -> int:
     """Run handlers until the guardian is gone; return the exit status."""
     die_with_parent()
@@ -265,9 +272,8 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     topology = load(options.topology)
     configure(options.name, topology.log_level)
-    slots = topology.stage(topology.node(options.name).spec).slots
     pipe = PipeEnd(socket.socket(fileno=options.pipe), TO_HOST)
-    table = SlotTable(options.table, SPARE * slots)
+    table = SlotTable(options.table, slots_of(options.table))
 
     async def serve() -> None:
         await Host(topology, options.name, options.worker_id, pipe, table).run()

@@ -35,6 +35,11 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Reread:
+    """Guardian to host: the topology's file has another text."""
+
+
+@dataclass(frozen=True, slots=True)
 class AreYouThere:
     """Guardian to host: answer from the loop."""
 
@@ -48,7 +53,7 @@ class Here:
     nonce: Count
 
 
-TO_HOST = (Connect, Drop, AreYouThere)
+TO_HOST = (Connect, Drop, Reread, AreYouThere)
 TO_GUARDIAN = (Here,)
 
 

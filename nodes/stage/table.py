@@ -108,6 +108,11 @@ def size_bytes(slots: int) -> int:
     return HEADER + slots * RECORD
 
 
+def slots_of(descriptor: int) -> int:
+    """Return how many slots a table's memory was made for."""
+    return (os.fstat(descriptor).st_size - HEADER) // RECORD
+
+
 def shared_memory(slots: int) -> int:
     """Return the descriptor of anonymous memory for a table, to be inherited by the host."""
     descriptor = os.memfd_create("rollmq-slots", 0)

@@ -48,7 +48,7 @@ stages:
   - {{name: eval, slots: 64, workers: {workers}}}
 """
 
-TIMES = "{heartbeat_s: 1, drain_s: 4, cancel_grace_s: 0.5, retry_delay_s: 0.2, start_s: 120}"
+TIMES = "{heartbeat_s: 0.5, drain_s: 2, cancel_grace_s: 0.5, retry_delay_s: 0.2, start_s: 120}"
 
 
 class Site:

@@ -8,7 +8,7 @@ import pytest
 from engine import Task
 
 from .cluster import NODES, Cluster
-from .site import Site, four_ports
+from .site import Site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -20,17 +20,15 @@ GROUP, GATED = 14, 20
 def test_a_run_with_sandboxes_and_inference_goes_over_three_nodes(site: Site) -> None:
     text = TOPOLOGY.read_text()
     hosts = "  trainer: {}\n  left: {}\n  right: {}\n"
-    port = four_ports()
-    text = text.replace("hosts:\n  local: {}\n", f"keys: keys\nhosts:\n{hosts}")
-    text = text.replace("workers: 1", "workers: {left: 1, right: 1}")
-    text = text.replace("router: {}", f"broker: {{port: {port}}}\nrouter: {{port: {port + 4}}}")
-    (site.path / "topology.yaml").write_text(text)
+    changed = text.replace("hosts:\n  local: {}\n", f"hosts:\n{hosts}")
+    assert changed != text
+    (site.path / "topology.yaml").write_text(changed)
     site.rollmq("keys", "new", "keys", "--topology", "topology.yaml")
     site.rollmq("tasks", "examples", "--for", "topology.yaml", "--out", "tasks.jsonl")
     job = site.submit_run(group_size=GROUP)
     assert site.until_over(job) == "COMPLETED", site.everything(job)
     site.expect_each_once(15, GROUP)
-    assert "sandboxes on left: bubblewrap" in site.said(job)
+    assert "sandboxes on right: bubblewrap" in site.said(job)
     assert json.loads(site.address(job).read_text())["hosts"] == dict(
         zip(("trainer", "left", "right"), NODES, strict=True)
     )
@@ -115,7 +113,7 @@ def receive(site: Site, job: str) -> None:
     assert found == sorted(f"t-{number}" for number in range(GATED))
 
 
-def test_scancel_drains_and_a_later_job_ends_the_run(site: Site, cluster: Cluster) -> None:
+def test_scancel_with_a_signal_drains(site: Site, cluster: Cluster) -> None:
     site.topology("{a: {}, b: {}, c: {}}", "{b: 1, c: 1}")
     site.tasks(100, GATED)
     job = site.submit_run()
@@ -126,9 +124,6 @@ def test_scancel_drains_and_a_later_job_ends_the_run(site: Site, cluster: Cluste
     record = json.loads((site.address(job).parent / "journal.json").read_text())
     assert record == {"node": "n1", "kept": True}
     assert site.left_on_disks() == []
-    site.gate.touch()
-    assert site.until_over(site.submit_run()) == "COMPLETED"
-    site.expect_each_once(100 + GATED)
 
 
 def test_a_cancelled_job_leaves_no_process_and_a_later_one_ends_the_run(

@@ -85,7 +85,7 @@ def row(status: Status, section: str, **named: Any) -> dict[str, Any]:
 
 
 def silent(_: Status, last: Status) -> None:
-    row(last, "workers", node="run-1")["heard_s"] = 2.6
+    row(last, "workers", node="run-0.b")["heard_s"] = 2.6
 
 
 def hung(_: Status, last: Status) -> None:
@@ -120,7 +120,7 @@ def no_host(_: Status, last: Status) -> None:
 
 
 def no_node(_: Status, last: Status) -> None:
-    last["nodes"] = [node for node in last["nodes"] if node["node"] != "sandboxes-1"]
+    last["nodes"] = [node for node in last["nodes"] if node["node"] != "sandboxes-0.b"]
 
 
 def mute(_: Status, last: Status) -> None:
@@ -178,7 +178,7 @@ def restarted(_: Status, last: Status) -> None:
 
 
 WRONG: dict[Change, tuple[str, str]] = {
-    silent: ("silent-worker", "run-1 on b"),
+    silent: ("silent-worker", "run-0.b on b"),
     hung: ("hung-handler", "init-0 on a"),
     stopped: ("stopped-host", "init-0 on a"),
     slow: ("slow-attempt", "init-0 on a"),

@@ -99,7 +99,6 @@ def test_a_host_without_workers_can_be_done_without(tmp_path: Path) -> None:
 def test_the_file_of_a_host_is_the_topology_with_the_nodes_addresses(
     topology: Topology, tmp_path: Path
 ) -> None:
-    (tmp_path / "answers.json").write_text("{}")
     file = tmp_path / "elsewhere" / "left.yaml"
     file.parent.mkdir()
     file.write_text(resolve(topology, ADDRESSES, Path("/tmp/r/left")))
@@ -107,7 +106,8 @@ def test_the_file_of_a_host_is_the_topology_with_the_nodes_addresses(
     assert {host.name: host.address for host in found.hosts} == ADDRESSES
     assert found.run_dir == Path("/tmp/r/left")
     assert found.nodes() == topology.nodes()
-    assert found.backend("sim").options == {"answers": str(tmp_path / "answers.json"), "seed": 3}
+    assert found.beside == tmp_path
+    assert found.backend("sim").options == {"answers": "answers.json", "seed": 3}
     assert (found.stages, found.limits) == (topology.stages, topology.limits)
 
 
@@ -199,8 +199,8 @@ def test_a_name_that_is_no_option_is_refused(name: str) -> None:
         batch_script({name: "1"}, [])
 
 
-def test_a_percent_sign_in_a_directory_is_no_pattern(tmp_path: Path) -> None:
-    file = tmp_path / "100%j" / "topology.yaml"
+def test_a_percent_sign_in_a_directory_is_no_pattern(short_path: Path) -> None:
+    file = short_path / "100%j" / "topology.yaml"
     file.parent.mkdir()
     file.write_text(TOPOLOGY)
     assert "/100%%j/run/slurm-%j.out" in submitted(load(file))

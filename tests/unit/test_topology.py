@@ -30,7 +30,7 @@ hosts:
   sandboxes: {address: 127.0.0.2, memory_bytes: 64GiB}
 stages:
   - {name: init, workers: {sandboxes: 4, trainer: 1}}
-  - {name: run, workers: 2, slots: 128, handler: "package.module:function"}
+  - {name: run, workers: {trainer: 2}, slots: 128, handler: "package.module:function"}
   - {name: eval, workers: {sandboxes: 4}, timeout_s: 30}
 router: {policy: round-robin}
 backends:
@@ -94,7 +94,7 @@ def test_images_are_found_beside_the_file_and_each_host_with_workers_has_a_keepe
     }
     rich = read(RICH + "sandboxes: {}\n")
     keepers = [(node.name, node.host) for node in rich.nodes() if node.role == "sandboxes"]
-    assert keepers == [("sandboxes-0", "sandboxes"), ("sandboxes-1", "trainer")]
+    assert keepers == [("sandboxes-0.sandboxes", "sandboxes"), ("sandboxes-0", "trainer")]
 
 
 def test_plain_processes_and_images_that_are_no_paths_are_refused(problems: Problems) -> None:
@@ -123,6 +123,13 @@ def test_run_dir_is_relative_to_the_file(tmp_path: Path) -> None:
 def test_a_lease_is_three_heartbeats_unless_it_is_given(read: Read) -> None:
     assert read(MINIMAL + "timeouts: {heartbeat_s: 5}").timeouts.lease_s == 15
     assert read(MINIMAL + "timeouts: {heartbeat_s: 1, lease_s: 9}").timeouts.lease_s == 9
+
+
+def test_a_bare_number_of_workers_is_meant_for_every_host(read: Read) -> None:
+    topology = read(
+        "version: 1\nrun_dir: /tmp/r\nhosts: {a: {}, b: {}}\nstages: [{name: s, workers: 2}]"
+    )
+    assert topology.stage("s").workers == (Placement("a", 2), Placement("b", 2))
 
 
 def test_ready_is_the_slots_on_the_host_with_the_most_workers(read: Read) -> None:
@@ -166,16 +173,18 @@ def test_an_unknown_edge_is_refused_and_a_router_edge_needs_a_router(read: Read)
         read(MINIMAL).endpoint("router")
 
 
-def test_nodes_of_one_host_keep_their_numbers(read: Read) -> None:
+def test_workers_are_counted_on_each_host_and_named_by_it_away_from_the_brokers(read: Read) -> None:
     topology = read(RICH)
     assert [node.name for node in topology.nodes("trainer")] == [
         "broker",
         "router",
         "sim-0",
-        "init-4",
+        "init-0",
         "run-0",
         "run-1",
     ]
+    elsewhere = {node.name for node in topology.nodes("sandboxes")}
+    assert {"init-3.sandboxes", "eval-0.sandboxes"} < elsewhere
     assert len(topology.nodes()) == 1 + 1 + 1 + 2 + 5 + 2 + 4
     assert topology.node("qwen-1").role == "backend"
     with pytest.raises(KeyError):

@@ -29,7 +29,9 @@ import zmq
 
 from engine.errors import NodeFailed, RollmqError
 from engine.logs import configure
+from engine.presence import Presence
 from engine.process import die_with_parent
+from engine.reread import reread_on_hangup
 from engine.topology import Topology, load
 from engine.wire import array_buffer
 
@@ -45,7 +47,6 @@ from ...inference.messages import (
     Resume,
     UpdateWeights,
 )
-from ...presence import Presence
 from ...tasks import FinishReason
 from ...tokens import load as load_tokens
 from ..link import Asked, Offer, Reset, RouterLink
@@ -287,6 +288,7 @@ def main(arguments: Arguments[str] | None = None) -> int:
     try:
         topology = load(chosen.topology)
         configure(chosen.name, topology.log_level)
+        reread_on_hangup(chosen.topology, chosen.name)
         simulator = Simulator(topology, chosen.name)
     except RollmqError as wrong:
         print(wrong, file=sys.stderr)  # noqa: T201 - before there is a log

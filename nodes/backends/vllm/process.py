@@ -28,11 +28,12 @@ import zmq
 
 from engine.errors import NodeFailed, RollmqError
 from engine.logs import configure
+from engine.presence import Presence
 from engine.process import die_with_parent
+from engine.reread import reread_on_hangup
 from engine.sockets import boot_id
 from engine.topology import Topology, load
 
-from ...presence import Presence
 from ..link import Offer
 from ..link_async import AsyncRouterLink
 from .http import HttpFailed, NotServing, Unreachable, VllmHttp
@@ -246,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         topology = load(chosen.topology)
         configure(chosen.name, topology.log_level)
+        reread_on_hangup(chosen.topology, chosen.name)
         return asyncio.run(serve(topology, chosen.name))
     except RollmqError as wrong:
         print(wrong, file=sys.stderr)  # noqa: T201 - before there is a log

@@ -30,7 +30,7 @@ class OwnServer:
     def __init__(self, topology: Topology, node: Node, options: Options) -> None:
         self.log_path = topology.run_dir / "logs" / f"{node.name}-server.log"
         self.url = ""
-        self._directory = topology.path.parent
+        self._directory = topology.beside
         self._options = options
         self._environment = environment(
             options, topology.backend(node.spec), node.index, child_environment()

@@ -1,32 +1,46 @@
 """The tie of a node that is not a worker to the broker: it says that it is there.
 
-Job: repeat NodeHello with figures over one DEALER, hand over what clients ask, and send answers.
+Job: repeat NodeHello with figures over one DEALER, hand over what clients ask, send answers, and
+keep in `told` what the broker answers to a launcher, with the text of a topology.
 Does not know: what the node does. A node works without a broker, so nothing here waits for one.
 Invariants: one hello a heartbeat; a broker that is away costs nothing but a bounded queue: an
 answer that does not fit is dropped, and its question comes again.
 """
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import structlog
 import zmq
 
-from engine.errors import RemoteProtocolError
-from engine.messages import TO_NODE, Announced, Answered, Asked, NodeHello, Part, Problem
-from engine.messages.trainer import Role
-from engine.security import Line, node_key
-from engine.sockets import Bounds, drain, open_socket, send
-from engine.topology import Topology
-from engine.wire import Codec, encode
+from .errors import RemoteProtocolError
+from .messages import (
+    TO_NODE,
+    Announced,
+    Answered,
+    Asked,
+    LauncherReply,
+    NodeHello,
+    Part,
+    Problem,
+)
+from .messages.trainer import Role
+from .security import Line, node_key
+from .sockets import Bounds, drain, open_socket, send
+from .topology import Topology
+from .wire import Codec, encode, read_buffer
 
 PENDING = 64  # enough for a short absence of the broker; older hellos say nothing new
 CODEC = Codec[Any](TO_NODE)
 
 
 class Presence:
-    """Say hello to the broker, again and again."""
+    """Say hello to the broker, again and again.
+
+    host: where the node is, if the topology does not say.
+    """
 
     def __init__(
         self,
@@ -35,12 +49,14 @@ class Presence:
         node: str,
         boot_id: str,
         role: Role,
+        host: str | None = None,
     ) -> None:
         bounds = Bounds(PENDING, topology.limits.message_bytes)
         self.socket = open_socket(context, zmq.DEALER, bounds, boot_id)
-        here = topology.node(node).host
+        here = host or topology.node(node).host
         self._line = Line(self.socket, topology.endpoint("control"), node_key(topology, here))
         self._bounds = bounds
+        self.told: deque[tuple[LauncherReply, str | None]] = deque(maxlen=PENDING)
         self._hello = (boot_id, node, role, here)
         self._every_s = topology.timeouts.heartbeat_s
         self._next_at = 0.0
@@ -74,6 +90,9 @@ class Presence:
                 continue
             if isinstance(message, Asked):
                 asked.append((message, body))
+            elif isinstance(message, LauncherReply):
+                text = read_buffer(message.buffers[0], body[0]) if message.buffers else None
+                self.told.append((message, text))
             elif isinstance(message, Problem):
                 structlog.get_logger().error("refused by the broker", error=message.message)
                 if message.code == "access":
