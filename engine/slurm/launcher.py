@@ -44,6 +44,7 @@ from .placing import needs, next_node, place, stays
 from .resolving import resolve
 
 LOOK_S = 2.0  # between two looks at nodes while a host is nowhere
+ASK_AGAIN_S = 15.0  # the same after Slurm did not answer
 KEEP_S = 30.0  # what copying a journal may take beside the drain
 END_S = 40.0  # what Slurm may take to end a step
 POLL_S = 0.1
@@ -114,6 +115,7 @@ class SlurmLauncher:
         self._look_at = 0.0
         self._beat_at = 0.0
         self.sandboxes: dict[str, str] = {}
+        self.is_stopping = False
 
     def __enter__(self) -> Self:
         """Start every host's step. Raises: OSError."""
@@ -159,10 +161,7 @@ class SlurmLauncher:
         due = [step for step in self._steps.values() if step.srun is None and now >= step.start_at]
         if due and now >= self._look_at:
             self._look_at = now + LOOK_S
-            up = {node.name for node in nodes_of(self._job_id) if node.is_up}
-            for step in due:
-                self._restart(step, up, now)
-            self._expect_enough(now)
+            self._restart_all(due, now)
 
     def wait_ready(self, deadline_s: float) -> None:
         """Wait until every node of the topology has said hello to the broker.
@@ -182,6 +181,7 @@ class SlurmLauncher:
 
     def stop(self) -> None:
         """Drain the hosts, the broker's last; then make sure."""
+        self.is_stopping = True
         last = self._asked.broker.host
         self._stop_some([step for step in self._steps.values() if step.host != last])
         self._stop_some([self._steps[last]])
@@ -238,6 +238,17 @@ class SlurmLauncher:
         step.srun = None
         step.start_at = now + step.backoff.ended(now - step.started_at)
         self._say(f"host {step.host}: its step on {self._placed[step.host]} ended ({status})")
+
+    def _restart_all(self, due: list[Step], now: float) -> None:
+        try:
+            up = {node.name for node in nodes_of(self._job_id) if node.is_up}
+        except NodeFailed as wrong:  # a controller that restarts does not end the run
+            self._say(f"{wrong}; a host waits for it, asking again in {ASK_AGAIN_S:g} s")
+            self._look_at = now + ASK_AGAIN_S
+            return
+        for step in due:
+            self._restart(step, up, now)
+        self._expect_enough(now)
 
     def _restart(self, step: Step, up: set[str], now: float) -> None:
         host, before = step.host, self._placed[step.host]
