@@ -107,6 +107,16 @@ class Scene:
         self.launcher = None
         assert status == 0, self._output("launcher").read_text()
 
+    def kill_launcher(self) -> None:
+        """Kill the launcher; the kernel ends its nodes."""
+        assert self.launcher is not None
+        everyone = self.everyone()
+        self.launcher.kill()
+        self.launcher.wait(PATIENCE_S)
+        self.launcher.stdout.close()  # type: ignore[union-attr]
+        self.launcher = None
+        until(lambda: not any(map(is_alive, everyone)), "the launcher's nodes to be gone")
+
     def abandon(self) -> None:
         """Kill what is left; the kernel ends the nodes of a launcher that is gone."""
         for process in [*self._trainers, *([self.launcher] if self.launcher else [])]:
