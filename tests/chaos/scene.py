@@ -136,7 +136,7 @@ class Scene:
     def nodes(self) -> dict[str, int]:
         """The nodes' process ids now, by name."""
         assert self.launcher is not None
-        return dict(_named(children(self.launcher.pid)))
+        return named(children(self.launcher.pid))
 
     def node(self, name: str) -> int:
         """Return a node's process id, waiting for it to be started."""
@@ -220,6 +220,11 @@ def running(directory: Path, **topology: Any) -> Iterator[Scene]:
             scene.down()
     finally:
         scene.abandon()
+
+
+def named(pids: list[int]) -> dict[str, int]:
+    """Return those of some processes that are nodes, by name."""
+    return dict(_named(pids))
 
 
 def _named(pids: list[int]) -> Iterator[tuple[str, int]]:

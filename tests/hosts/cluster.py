@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from engine import Client
-from tests.chaos.scene import Scene, children, hit, until
+from tests.chaos.scene import Scene, children, hit, named, until
 
 from .net import Net
 
@@ -29,7 +29,6 @@ LEASE_S = 3.0
 HOSTS = ("a", "b", "c")
 TRAINER = "t"  # the machine that trains, which is no host of the topology
 STAGES = [
-    {"name": "init", "slots": 16, "workers": {"b": 1, "c": 1}},
     {"name": "run", "slots": 16, "workers": {"b": 1, "c": 1}, "timeout_s": 60},
     {"name": "eval", "slots": 16, "workers": {"b": 1, "c": 1}},
 ]
@@ -107,6 +106,10 @@ class Cluster(Scene):
                 launcher.send_signal(number)
                 assert launcher.wait(START_S) == 0, self._output(f"up-{host}").read_text()
 
+    def named(self, host: str) -> dict[str, int]:
+        """Return the processes of a host's nodes by name."""
+        return named(children(self.launchers[host].pid))
+
     def lose(self, host: str) -> None:
         """Kill a host's launcher and every process on it, as a power cut would."""
         launcher = self.launchers.pop(host)
@@ -149,6 +152,12 @@ class Cluster(Scene):
         """Change keys of the topology's file."""
         document = yaml.safe_load(self.topology.read_text())
         self.topology.write_text(yaml.safe_dump({**document, **changes}))
+
+
+def hold(seconds: float) -> None:
+    """Let time pass that something is to outlast."""
+    end = time.monotonic() + seconds
+    until(lambda: time.monotonic() >= end, f"{seconds:g} s to pass", seconds + 60.0)
 
 
 @contextmanager

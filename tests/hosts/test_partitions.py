@@ -1,7 +1,6 @@
 """Networks that fail for a while: every accepted rollout ends once all the same."""
 
 import subprocess
-import time
 from collections.abc import Callable
 
 import pytest
@@ -9,17 +8,12 @@ import pytest
 from tests.chaos import oracle
 from tests.chaos.scene import until
 
-from .cluster import LEASE_S, Cluster
+from .cluster import LEASE_S, Cluster, hold
 from .conftest import Start
 
 pytestmark = pytest.mark.netns
 
 PATIENCE_S = 180.0
-
-
-def hold(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    until(lambda: time.monotonic() >= end, "time", seconds + 30.0)
 
 
 def judged(cluster: Cluster, trainer: "subprocess.Popen[bytes]", rollouts: int) -> oracle.Verdict:
