@@ -4,7 +4,10 @@
     rollmq graph topology.yaml                     draw it
     rollmq run topology.yaml --tasks tasks.jsonl --group-size 8 --out out
     rollmq up topology.yaml                        start it and keep it up until Ctrl-C
+    rollmq submit slurm topology.yaml              the same as a job of a Slurm cluster
     rollmq status topology.yaml                    what it is doing; or `rollmq status out`
+    rollmq top topology.yaml                       watch it, live
+    rollmq doctor topology.yaml                    what is wrong with it, and what to do
     rollmq cancel topology.yaml --client ID ...    stop rollouts, with receipts
     rollmq apply topology.yaml                     change what runs into what the file says now
     rollmq backends list topology.yaml             inference backends; also add, drain, remove
@@ -39,8 +42,11 @@ from .graph import ascii_graph, mermaid, svg
 from .keys import add_keys
 from .logs import configure
 from .output import read_tasks
-from .run import RunOptions, look_up, run
+from .run import Attached, RunOptions, look_up, run
 from .security import operator_name
+from .seeing.doctor import add_doctor
+from .seeing.top import add_top
+from .slurm.commands import add_slurm_options, add_submit, up_on_slurm
 from .supervisor import Supervisor
 from .topology import load, resolved, resolved_yaml
 
@@ -83,8 +89,11 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     _add_run(commands)
     _add_others(commands)
     add_backends(commands)
+    add_top(commands)
+    add_doctor(commands)
     add_apply(commands)
     add_keys(commands)
+    add_submit(commands)
     return parser
 
 
@@ -133,6 +142,7 @@ def _add_run(commands: Any) -> None:
     runs.add_argument("--out", type=Path, required=True, help="directory for what the run leaves")
     runs.add_argument("--resume", action="store_true", help="go on with the run in --out")
     runs.add_argument("--overwrite", action="store_true", help="discard the run in --out")
+    runs.add_argument("--attach", action="store_true", help="the topology is up: start nothing")
     runs.add_argument("--quiet", action="store_true", help="no progress")
     runs.add_argument("--json", action="store_true", help="end with the summary as one JSON line")
 
@@ -145,6 +155,8 @@ def _add_others(commands: Any) -> None:
         type=float,
         help="seconds until the broker and every node here must be there (timeouts.start_s)",
     )
+    up.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who starts it")
+    add_slurm_options(up)
     status = _add(
         commands,
         "status",
@@ -196,7 +208,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         options.out, options.group_size, options.resume, options.overwrite, options.quiet
     )
     try:
-        report = run(topology, tasks, asked, console)
+        report = run(topology, tasks, asked, console, Attached() if options.attach else None)
     except KeyboardInterrupt:
         _say_how_to_go_on(options)
         raise
@@ -217,6 +229,8 @@ def _say_how_to_go_on(options: argparse.Namespace) -> None:
 
 
 def _up(options: argparse.Namespace, console: Console) -> int:
+    if options.launcher == "slurm":
+        return up_on_slurm(options, console)
     topology = load(options.topology)
     if options.host and options.host not in {host.name for host in topology.hosts}:
         hosts = ", ".join(host.name for host in topology.hosts)

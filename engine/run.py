@@ -7,12 +7,13 @@ comes again after a crash is recognised by its id.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import IO, Any
+from types import MappingProxyType, TracebackType
+from typing import IO, Any, Protocol, Self
 from uuid import uuid4
 
 import orjson
@@ -24,6 +25,7 @@ from .errors import RollmqError
 from .files import write_whole
 from .output import FILE_NAME, RolloutFile, read_rollouts
 from .records import Rollout, Task
+from .security import operator_name
 from .summary import Section, Summary
 from .supervisor import Supervisor
 from .topology import Topology
@@ -57,21 +59,87 @@ class _Job:
         return len(self.tasks) * self.options.group_size
 
 
+class Launcher(Protocol):
+    """Who keeps the nodes of a topology up during a run."""
+
+    def __enter__(self) -> Self:
+        """Start them."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        """Drain and end them."""
+
+    def watch(self) -> None:
+        """Start again what has ended."""
+
+    def wait_ready(self, deadline_s: float, /) -> None:
+        """Wait until all of them have said hello."""
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """The process ids of what it has started."""
+
+    @property
+    def restarts(self) -> Mapping[str, int]:
+        """How often each was started again."""
+
+    @property
+    def sandboxes(self) -> Mapping[str, str]:
+        """Which provider makes the sandboxes of each host."""
+
+
+class Attached:
+    """The launcher of a topology that somebody else keeps up: it does nothing."""
+
+    pids: Mapping[str, int] = MappingProxyType({})
+    restarts: Mapping[str, int] = MappingProxyType({})
+    sandboxes: Mapping[str, str] = MappingProxyType({})
+
+    def __enter__(self) -> Self:
+        """Start nothing."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave everything as it is."""
+
+    def watch(self) -> None:
+        """Leave it to whoever started the topology."""
+
+    def wait_ready(self, deadline_s: float) -> None:
+        """Let the run's client wait for the broker."""
+
+
 def run(
-    topology: Topology, tasks: list[Task], options: RunOptions, console: Console
+    topology: Topology,
+    tasks: list[Task],
+    options: RunOptions,
+    console: Console,
+    launcher: Launcher | None = None,
 ) -> dict[str, Any]:
     """Run every task; return the summary that was written to OUT/summary.json.
 
-    The first Ctrl-C ends the run early, with the nodes drained and `interrupted` in the summary.
+    Without a launcher the topology is started on this machine. The first Ctrl-C ends the run early,
+    with the nodes drained and `interrupted` in the summary.
 
     Raises: RollmqError: OUT is taken, a node cannot be kept up, the broker cannot be reached;
     KeyboardInterrupt before the first rollout, or at the second Ctrl-C.
     """
-    name, stale = _name(options, len(tasks) * options.group_size)
+    name, stale = _name(topology, options, len(tasks) * options.group_size)
     summary = Summary(sections())
     job = _Job(topology, tasks, options, console, name, _done(options, summary), summary)
-    with Supervisor(topology) as supervisor:
-        console.print(f"starting {len(supervisor.pids)} nodes of {topology.name}")
+    with launcher or Supervisor(topology) as supervisor:
+        if supervisor.pids:
+            console.print(f"starting {', '.join(supervisor.pids)} of {topology.name}")
         supervisor.wait_ready(topology.timeouts.start_s)
         for host, provider in supervisor.sandboxes.items():
             console.print(f"sandboxes on {host}: {provider}")
@@ -86,7 +154,7 @@ def run(
         finally:
             report = summary.report(time.monotonic() - started, str(options.out))
             report |= {"asked": job.total, "interrupted": interrupted}
-            report["restarts"] = supervisor.restarts
+            report["restarts"] = dict(supervisor.restarts)
             _write_json(options.out / "summary.json", report)
     return report
 
@@ -114,12 +182,13 @@ def look_up(out: Path) -> dict[str, Any]:
     return report | {"asked": run_["asked"], "interrupted": False, "unfinished": True}
 
 
-def _stream(job: _Job, supervisor: Supervisor) -> None:
+def _stream(job: _Job, supervisor: Launcher) -> None:
     options, window = job.options, job.topology.limits.client_window
+    key = operator_name(job.topology.path)
     wanted = (task for task in job.tasks if not _all_done(job, task))
     with (
         RolloutFile(options.out / FILE_NAME) as file,  # closed last: a client that closes syncs
-        Client(job.topology.path, job.name, window=window, sync=file.sync) as client,
+        Client(job.topology.path, job.name, window=window, sync=file.sync, key=key) as client,
         _display(job.console, job.total, quiet=options.quiet) as display,
     ):
         status: dict[str, Any] | None = None
@@ -166,7 +235,7 @@ def _display(console: Console, total: int, *, quiet: bool) -> Iterator[RunDispla
         display.close()
 
 
-def _name(options: RunOptions, asked: int) -> tuple[str, str | None]:
+def _name(topology: Topology, options: RunOptions, asked: int) -> tuple[str, str | None]:
     """Return this run's name, and that of a run in the same place that is to be discarded."""
     summary = options.out / "summary.json"
     path = options.out / "run.json"
@@ -179,7 +248,8 @@ def _name(options: RunOptions, asked: int) -> tuple[str, str | None]:
     options.out.mkdir(parents=True, exist_ok=True)
     for left in (options.out / FILE_NAME, summary):
         left.unlink(missing_ok=True)
-    name = f"run-{uuid4().hex[:10]}"
+    whose = operator_name(topology.path)  # a client_id begins with its key's name
+    name = f"{whose}-run-{uuid4().hex[:10]}" if whose else f"run-{uuid4().hex[:10]}"
     _write_json(path, {"name": name, "asked": asked, "began": time.time()})
     return name, before
 
@@ -206,7 +276,7 @@ def _drop_torn_line(path: Path) -> None:
 
 def _discard(topology: Topology, name: str) -> None:
     """Cancel and take what is left of a run that is overwritten."""
-    with Client(topology.path, name) as client:
+    with Client(topology.path, name, key=operator_name(topology.path)) as client:
         client.cancel(everything=True)
         for _ in client.rollouts():
             pass

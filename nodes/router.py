@@ -24,6 +24,7 @@ import zmq
 from msgspec.structs import replace
 
 from engine.errors import LocalProtocolError, RemoteProtocolError, RollmqError
+from engine.figures import LoopLag
 from engine.logs import configure
 from engine.messages import Announced
 from engine.presence import Presence
@@ -80,6 +81,7 @@ class Router:
         self._answer: tuple[messages.Generated, list[Any]] | None = None
         self._events: deque[events.Event] = deque()
         self._refusals = Refusals()
+        self._lag = LoopLag()
         self._tick_s = topology.timeouts.heartbeat_s / TICKS_PER_HEARTBEAT
         self._drain_s = topology.timeouts.drain_s
         self._stop_asked = False
@@ -111,6 +113,7 @@ class Router:
         tick_at = give_up_at = 0.0
         while not self._is_over(give_up_at):
             poller.poll(int(1000 * max(0.0, min(tick_at - time.monotonic(), self._tick_s))))
+            woken_at = time.monotonic()
             self._receive_from_workers()
             self._receive_from_backends()
             self._receive_from_clients()
@@ -120,6 +123,8 @@ class Router:
             if time.monotonic() >= tick_at:
                 tick_at = time.monotonic() + self._tick_s
                 self._tick()
+            now = time.monotonic()
+            self._lag.took(now - woken_at, now)
         self._close()
         return 0
 
@@ -163,8 +168,10 @@ class Router:
             **self.placement.figures(),
             "garbage": self._refusals.total,
             "policy_version": self._version,
+            "loop_lag_s": self._lag.worst_s,
         }
-        self._presence.beat(time.monotonic(), figures, self.desk.parts())
+        now = time.monotonic()
+        self._presence.beat(now, figures, self.desk.parts(now))
 
     def _shut_out(self, door: Door) -> None:
         """Let backends go whose host's key was revoked: they are sent nothing more."""

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import zmq
-
 from ..errors import BrokerUnreachable, ClientError, Full, NodeRefused, RollmqError
 from ..messages import TO_TRAINER, Cancelled
 from ..records import BackendState, Published, Rollout, Task
@@ -67,8 +65,7 @@ class AsyncClient:
 
         Raises: BrokerUnreachable; KeysError; AccessRefused.
         """
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        socket = self._front.connect(self._context, self.client_id)
+        socket = self._front.connect(self.client_id)
         self._pump = Pump(socket, self._receive, self._bounds, copy=False)
         self._core.start(time.monotonic())
         self._ticking = asyncio.create_task(self._tick())
@@ -319,9 +316,8 @@ class AsyncClient:
         self._ticking.cancel()
         self._send_all()
         self._pump.outbox.flush()
-        self._front.close()
         self._pump.close(linger_ms=1000)
-        self._context.term()
+        self._front.destroy(linger_ms=1000)
 
     def _acknowledge_taken(self) -> None:
         self._core.acknowledge(self._taken)
@@ -343,11 +339,7 @@ class AsyncClient:
         try:
             found, body = await self._answer(question, timeout_s, wish.what)
         except BrokerUnreachable as silence:
-            if not question.doubt:
-                raise
-            raise BrokerUnreachable(
-                f"{silence}; the broker's last word: {question.doubt}"
-            ) from None
+            raise fleet.with_doubt(silence, question.doubt) from None
         finally:
             self._core.give_up_question(key)
         return wish.answer(found, body)
@@ -380,11 +372,8 @@ class AsyncClient:
             await asyncio.sleep(TICK_S)
 
     def _turn(self) -> None:
-        now = time.monotonic()
         try:
-            if self._front.is_anew(now):
-                self._core.start(now)
-            self._core.tick(now)
+            self._front.turn(self._core, time.monotonic())
             self._step_samplings()
         except ClientError as wrong:
             self._failure = wrong

@@ -71,8 +71,7 @@ class Client:
         self._front = Front(where, key)
         self._endpoint, self._bounds = self._front.endpoint, self._front.bounds
         self.client_id = self._front.client_id(client_id)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._front.connect(self._context, self.client_id)
+        self._socket = self._front.connect(self.client_id)
         self._codec: Codec[Any] = Codec(TO_TRAINER)
         self._core = Core(self.client_id, window, patience_s)
         self._core.message_bytes = self._bounds.message_bytes
@@ -84,8 +83,7 @@ class Client:
         try:
             self._wait(lambda: self._core.welcome is not None, connect_s, "the broker's welcome")
         except BaseException:
-            self._front.close()
-            self._context.destroy(linger=0)
+            self._front.destroy(linger_ms=0)
             raise
 
     def __enter__(self) -> Self:
@@ -376,8 +374,7 @@ class Client:
                 if not self._socket.closed:
                     self._leave()
             finally:
-                self._front.close()
-                self._context.destroy(linger=1000)
+                self._front.destroy(linger_ms=1000)
 
     def _leave(self) -> None:
         with contextlib.suppress(RollmqError):
@@ -450,10 +447,7 @@ class Client:
         try:
             found, body = self._answer(question, timeout_s, wish.what)
         except BrokerUnreachable as silence:
-            if not question.doubt:
-                raise
-            why = f"{silence}; the broker's last word: {question.doubt}"
-            raise BrokerUnreachable(why) from None
+            raise fleet.with_doubt(silence, question.doubt) from None
         finally:
             with self._lock:
                 self._core.give_up_question(key)
@@ -481,18 +475,14 @@ class Client:
                 self._turn(PROMPT_S)
 
     def _turn(self, wait_s: float) -> None:
-        now = time.monotonic()
-        if self._front.is_anew(now):
-            self._core.start(now)
-        self._core.tick(now)
+        self._front.turn(self._core, time.monotonic())
         for sampling in list(self._core.samplings.values()):
             sampling.step(PROMPT_S)
         self._send_all()
         if self._socket.poll(int(wait_s * 1000), zmq.POLLIN):
-            now = time.monotonic()
             for frames in drain(self._socket, 256, copy=False):
                 message, body = self._codec.decode(frames)
-                self._core.receive(message, body, now)
+                self._core.receive(message, body, time.monotonic())
             self._send_all()
 
     def _send_all(self) -> None:

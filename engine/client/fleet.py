@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 from uuid import uuid4
 
-from ..errors import NodeRefused, RemoteProtocolError
+from ..errors import BrokerUnreachable, NodeRefused, RemoteProtocolError
 from ..messages import AskNode, NodeAnswer
 from ..messages.trainer import Role
 from ..records import BackendState, Published
@@ -109,6 +109,13 @@ def apply(file: str, text: str, *, dry_run: bool) -> Wish[dict[str, Any]]:
 def options_of(where: str | dict[str, Any]) -> dict[str, Any]:
     """Return the options of a backend that is given by them, or by its URL."""
     return {"url": where} if isinstance(where, str) else where
+
+
+def with_doubt(silence: BrokerUnreachable, doubt: str) -> BrokerUnreachable:
+    """Return the error of a wait with what the broker last said of the question, if anything."""
+    if not doubt:
+        return silence
+    return BrokerUnreachable(f"{silence}; the broker's last word: {doubt}")
 
 
 def _read_update_id(value: Any) -> str:

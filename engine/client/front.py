@@ -14,6 +14,7 @@ from ..errors import AccessRefused
 from ..security import Line, OwnKey, client_key
 from ..sockets import Bounds, boot_id, open_socket
 from ..topology import load
+from .core import Core
 
 
 class Front:
@@ -27,6 +28,7 @@ class Front:
         self.endpoint = str(where)
         self._key: OwnKey | None = None
         self._line: Line | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         if "://" not in self.endpoint:
             topology = load(Path(where))
             limits = topology.limits
@@ -39,26 +41,29 @@ class Front:
         kind = self._key.peer.name if self._key else "client"
         return given or f"{kind}-{uuid4().hex[:8]}"
 
-    def connect(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", client_id: str
-    ) -> "zmq.Socket[bytes]":
+    def connect(self, client_id: str) -> "zmq.Socket[bytes]":
         """Return a socket to the broker. Raises: KeysError."""
-        socket = open_socket(context, zmq.DEALER, self.bounds, boot_id(client_id[:60]))
+        self._context = zmq.Context()
+        socket = open_socket(self._context, zmq.DEALER, self.bounds, boot_id(client_id[:60]))
         self._line = Line(socket, self.endpoint, self._key)
         return socket
 
-    def is_anew(self, now: float) -> bool:
-        """Return whether the socket was connected anew just now: whoever uses it says hello again.
+    def turn(self, core: Core, now: float) -> None:
+        """Let a core know the time, and whether it has to say hello on a connection made anew.
 
-        Raises: AccessRefused if the broker does not take the key.
+        Raises: AccessRefused if the broker does not take the key; BrokerUnreachable.
         """
         assert self._line is not None
         seen = self._line.look(now)
         if seen.refused:
             raise AccessRefused(seen.refused)
-        return seen.anew
+        if seen.anew:
+            core.start(now)
+        core.tick(now)
 
-    def close(self) -> None:
-        """Watch the connection no more, before its socket is closed."""
+    def destroy(self, linger_ms: int) -> None:
+        """Close the socket and all that it was made with."""
         if self._line is not None:
             self._line.close()
+        if self._context is not None:
+            self._context.destroy(linger=linger_ms)

@@ -22,6 +22,7 @@ from typing import Any
 from isal.isal_zlib import crc32
 
 from ..errors import JournalError
+from ..figures import Histogram
 from .segments import Ballast, Cursor, Location, Segments
 from .store import (
     Append,
@@ -53,6 +54,7 @@ class NullJournal:
         self.durable = 0
         self.full = False
         self.failure: JournalError | None = None
+        self.commits = Histogram()
 
     def append(
         self, order: int, kind: str, header: bytes, body: Sequence[Any] = ()
@@ -159,6 +161,11 @@ class Journal:
     def full(self) -> bool:
         """Whether the disk is full: what is queued waits, new work is to be refused."""
         return self._writer.full
+
+    @property
+    def commits(self) -> Histogram:
+        """What each commit took."""
+        return self._writer.commits
 
     @property
     def failure(self) -> JournalError | None:

@@ -14,6 +14,7 @@ from time import monotonic, sleep
 from typing import Literal
 
 from ..errors import DiskFull, JournalError
+from ..figures import Histogram
 from .segments import Ballast, Frames, Place, Segments
 from .store import Append, Batch, Change, Forget, Release, Store, batch_length, fold, split
 
@@ -96,6 +97,7 @@ class Writer(threading.Thread):
         self.durable = last
         self.full = False
         self.failure: JournalError | None = None
+        self.commits = Histogram()  # what each commit took
         self._began = 0.0
         self._gap_s = 0.0
         self._disk = disk
@@ -203,6 +205,7 @@ class Writer(threading.Thread):
         took_s = monotonic() - self._began
         self._gap_s = min(self._pace.apart_s, len(changes) * GAP_S_A_CHANGE)
         counts = self._counts
+        self.commits.add(took_s)
         counts["commits"] += 1
         counts["rows"] += sum(map(len, batch.appends.values()))
         counts["bytes"] += sum(location.length for location, _ in batch.bodies())

@@ -2,7 +2,7 @@
 
 No socket, clock, thread, randomness or log; the same events at the same times give the same
 instructions. The states are the table in states.py. Reading order: states, instructions, rollouts,
-queues, rooms, books, batches, intake, dispatching, attempts, recovery, checks.
+queues, rooms, books, batches, intake, dispatching, attempts, recovery, checks, waits, status.
 """
 
 from collections.abc import Sequence
@@ -171,9 +171,9 @@ class Ledger:
         pinned = self._books.pinned.get(host, {})
         return tuple([name for name in rollout_ids if name not in pinned])
 
-    def status(self, now: float) -> dict[str, object]:
-        """Describe the books for people and tools; JSON-able."""
-        return status(self._books, now)
+    def status(self, now: float, rollout_id: str = "") -> dict[str, object]:
+        """Describe the books for people and tools, and one rollout if it is named; JSON-able."""
+        return status(self._books, now, rollout_id)
 
 
 def _from_worker(books: Books, message: object, body_bytes: int, now: float) -> None:

@@ -82,7 +82,7 @@ def heartbeat(books: Books, message: Heartbeat, now: float) -> None:
         books.out.append(Reply(message.worker_id, HelloAgain(books.broker_id)))
         return
     changed = bool(worker.lag_s) != bool(message.lag_s)
-    worker.lag_s = message.lag_s
+    worker.lag_s, worker.loop_s, worker.culprit = message.lag_s, message.loop_s, message.culprit
     if changed:
         books.credit_changed(worker)
     _heard(books, worker, now)
@@ -197,6 +197,7 @@ def wake_delayed(books: Books, rollout: LedgerRollout, now: float) -> None:
     """Make a rollout ready again whose wait after a failure is over."""
     if rollout.state == "delayed":
         rollout.step("due", now)
+        books.figures[rollout.stage].delayed.pop(rollout.order, None)
         books.enqueue(rollout)
 
 
@@ -354,6 +355,9 @@ def _commit(
         body_bytes=body_bytes,
         policy_version=message.policy_version,
     )
+    figures = books.figures[rollout.stage]
+    figures.done += 1
+    figures.duration.add(entry.timing.lease_s)
     books.out.append(Keep(rollout.order, entry, body=bool(message.buffers)))
     books.stop_attempts(newer)
     books.unqueue(rollout)
@@ -413,6 +417,7 @@ def note_failure(books: Books, rollout: LedgerRollout, failure: Failure, *, coun
     """Journal why an attempt failed."""
     rollout.failures = (*rollout.failures, failure)[-KEPT_FAILURES:]
     rollout.failed += counted
+    books.figures[rollout.stage].failed += 1
     entry = AttemptFailed(failure, counted)
     books.out.append(Keep(rollout.order, entry))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from heapq import heappush
 from typing import Literal
 
+from ..figures import Histogram
 from ..messages import Cancelled, Credit, Message, Result
 from ..records import Outcome, Receipt, Usage
 from ..sampling import FILTERS, Filter
@@ -30,6 +31,7 @@ class StageRule:
     name: str
     attempts: int
     ready: int  # rollouts that may wait for it, per host
+    timeout_s: float = 0.0  # of one attempt, for status
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,22 @@ class Rules:
 
 
 @dataclass(slots=True, eq=False)
+class StageFigures:
+    """What was counted of a stage since the start, and who is there but neither ready nor leased.
+
+    queue_wait: from ready to dispatched; duration: from dispatched to committed.
+    """
+
+    dispatched: int = 0
+    done: int = 0
+    failed: int = 0
+    queue_wait: Histogram = field(default_factory=Histogram)
+    duration: Histogram = field(default_factory=Histogram)
+    delayed: dict[int, LedgerRollout] = field(default_factory=dict)  # by order, the longest first
+    stopping: dict[int, LedgerRollout] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class Books:
     """Everything that the broker knows."""
 
@@ -91,11 +109,13 @@ class Books:
     samplings: dict[tuple[str, str], LedgerSampling] = field(default_factory=dict)
     unjudged: deque[LedgerRollout] = field(default_factory=deque)  # ended, of a sampling
     dirty: set[int] = field(default_factory=set)  # stages where something may be dispatched
+    figures: list[StageFigures] = field(default_factory=list)  # by stage
     counts: Counter[str] = field(default_factory=Counter)
     out: list[Instruction] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.first_seq = max(self.first_seq, self.rules.first_seq)
+        self.figures = [StageFigures() for _ in self.rules.stages]
 
     def go_by(self, rules: Rules) -> None:
         """Decide by other rules from now on, for the same stages in the same order."""
@@ -143,7 +163,11 @@ class Books:
         self.dirty.add(rollout.stage)
 
     def unqueue(self, rollout: LedgerRollout) -> None:
-        """Take a rollout out of the queue that it waits in, if it does."""
+        """Take a rollout out of where it waits, if it does: a queue, a delay, a stop."""
+        if rollout.state == "delayed":
+            self.figures[rollout.stage].delayed.pop(rollout.order, None)
+        elif rollout.state == "stopping":
+            self.figures[rollout.stage].stopping.pop(rollout.order, None)
         if rollout.ticket == ISOLATED:
             self.isolated[rollout.stage].remove(rollout)
             rollout.ticket = 0
@@ -207,6 +231,7 @@ class Books:
         """Let a leased rollout wait before its next attempt; the wait doubles each time."""
         self.unlease(rollout)
         rollout.step("delay", now, why)
+        self.figures[rollout.stage].delayed[rollout.order] = rollout
         due = now + self.rules.retry_delay_s * 2 ** (rollout.failed - 1)
         heappush(self.delayed, (due, rollout.order, rollout))
 
@@ -258,6 +283,7 @@ class Books:
                 rollout.step("stop", now, why)
                 rollout.stopped_as = outcome
                 rollout.deadline = now + self.rules.stop_s
+                self.figures[rollout.stage].stopping[rollout.order] = rollout
                 leased.append(rollout)
             elif rollout.state in {"ready", "delayed"}:
                 rollout.stopped_as = outcome
@@ -293,6 +319,7 @@ class Books:
         if submission.sampling is not None:
             submission.sampling.held -= 1
         client.unacked -= 1
+        client.acked += 1
         self.held_rollouts -= 1
         self.held_bytes -= rollout.size_bytes
         self.out.append(FreeBody(rollout.order))

@@ -71,6 +71,15 @@ def _check_queues(books: Books) -> None:
     for (stage, host), queue in books.queues.items():
         waiting = [r for r in ready if (r.stage, r.host) == (stage, host) and r.ticket > 0]
         _require(len(queue) == len(waiting), f"queue of stage {stage} host {host!r} adds up")
+        sizes = sum(books.input_bytes(rollout) for rollout in waiting)
+        _require(queue.bytes == sizes, f"bytes queued for stage {stage} host {host!r} add up")
+        ages = [rollout.since for rollout in queue.longest(len(queue))]
+        _require(ages == sorted(ages), f"queue of stage {stage} host {host!r} knows the oldest")
+    for stage, figures in enumerate(books.figures):
+        here = [rollout for rollout in books.rollouts.values() if rollout.stage == stage]
+        for state, known in (("delayed", figures.delayed), ("stopping", figures.stopping)):
+            there = {rollout.order for rollout in here if rollout.state == state}
+            _require(set(known) == there, f"{state} of stage {stage} add up")
     noted = sorted(
         (stage, host) for stage in books.queued_hosts for host in books.queued_hosts[stage]
     )

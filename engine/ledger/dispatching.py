@@ -106,6 +106,8 @@ def _next_has_room(books: Books, stage: int, host: str) -> bool:
 
 def _start(books: Books, rollout: LedgerRollout, worker: LedgerWorker, now: float) -> None:
     rollout.queue_s = max(0.0, now - rollout.since)
+    books.figures[rollout.stage].dispatched += 1
+    books.figures[rollout.stage].queue_wait.add(rollout.queue_s)
     rollout.step("dispatch", now, worker.worker_id)
     rollout.seen += 1
     rollout.attempt = rollout.seen

@@ -7,7 +7,7 @@ ticket is the rollout's current one.
 
 from collections import deque
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, islice
 
 from .rollouts import LedgerRollout
 
@@ -20,11 +20,16 @@ class FairQueue:
     def __init__(self) -> None:
         self._heaps: dict[str, list[tuple[int, int, int, LedgerRollout]]] = {}
         self._turns: deque[str] = deque()
-        self._length = 0
+        self._members: dict[int, LedgerRollout] = {}
+        self.bytes = 0  # of what its stage will be sent
 
     def __len__(self) -> int:
         """Return how many rollouts wait."""
-        return self._length
+        return len(self._members)
+
+    def longest(self, most: int) -> list[LedgerRollout]:
+        """Return those that have waited longest here, the longest first."""
+        return list(islice(self._members.values(), most))
 
     def push(self, rollout: LedgerRollout) -> None:
         """Add a rollout."""
@@ -35,7 +40,8 @@ class FairQueue:
             self._turns.append(client_id)
         rollout.ticket = next(_TICKETS)
         heappush(heap, (-rollout.submission.priority, rollout.order, rollout.ticket, rollout))
-        self._length += 1
+        self._members[rollout.order] = rollout
+        self.bytes += rollout.submission.body_bytes + rollout.size_bytes
 
     def head(self) -> LedgerRollout | None:
         """Return the rollout whose turn it is, without removing it."""
@@ -66,4 +72,5 @@ class FairQueue:
     def discard(self, rollout: LedgerRollout) -> None:
         """Remove a rollout wherever it stands; it must be in this queue."""
         rollout.ticket = 0
-        self._length -= 1
+        del self._members[rollout.order]
+        self.bytes -= rollout.submission.body_bytes + rollout.size_bytes

@@ -86,7 +86,7 @@ class Recovery:
         batches.close_again(books, self._now)
         batches.resume(books, self._now)
         live = [rollout for rollout in books.rollouts.values() if rollout.state == "ready"]
-        for rollout in live:
+        for rollout in sorted(live, key=lambda rollout: rollout.since):
             books.enqueue(rollout)
         books.first_seq = max(books.first_seq, self._first_seq)
         for client in books.clients.values():

@@ -141,6 +141,7 @@ class LedgerClient:
     window: int = 0
     connected: bool = False
     unacked: int = 0
+    acked: int = 0  # since the broker's start
     waits_for_credit: bool = False
     submissions: dict[str, list[Submission]] = field(default_factory=dict)
     ended: dict[int, LedgerRollout] = field(default_factory=dict)
@@ -162,6 +163,8 @@ class LedgerWorker:
     bytes: int
     heard_at: float
     lag_s: float = 0.0
+    loop_s: float = 0.0  # what its loop's last answer took
+    culprit: str = ""  # the rollout whose code runs while its loop stands still
     used_bytes: int = 0
     used_at: float = 0.0
     silent: bool = False

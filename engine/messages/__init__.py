@@ -96,8 +96,18 @@ FROM_NODE = (
     Answered,
     Announced,
     Pins,
+    StatusRequest,
 )
-TO_NODE = (WorkerWelcome, HeartbeatReply, HelloAgain, Asked, Unpinned, LauncherReply, Problem)
+TO_NODE = (
+    WorkerWelcome,
+    HeartbeatReply,
+    HelloAgain,
+    Asked,
+    Unpinned,
+    LauncherReply,
+    Status,
+    Problem,
+)
 WORK = (Work, ResultAck)
 RESULTS = (StageResult,)
 EVENTS = (Boot, Stop, Announced)

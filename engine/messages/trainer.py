@@ -63,10 +63,11 @@ class Cancel(Record, frozen=True):
 
 
 class StatusRequest(Record, frozen=True):
-    """Ask for the broker's state."""
+    """Ask for the broker's state; no hello is needed."""
 
     kind: ClassVar[str] = "status_request"
     request_id: Annotated[Id, "echoed in the answer"]
+    rollout_id: Annotated[Text, "a rollout to describe, too; empty for none"] = ""
 
 
 class Ping(Record, frozen=True):

@@ -32,6 +32,8 @@ class Heartbeat(Record, frozen=True):
     worker_id: Annotated[Id, "the worker"]
     held: Annotated[tuple[Held, ...], "[rollout_id, attempt] running, or ended and unacknowledged"]
     lag_s: Annotated[Seconds, "how long the loop that runs handlers has not answered"]
+    loop_s: Annotated[Seconds, "what its last answer took"] = 0.0
+    culprit: Annotated[Text, "the rollout whose code runs while it does not; or empty"] = ""
 
 
 class WorkerCredit(Record, frozen=True):

@@ -212,7 +212,7 @@ STAGE = Section(
         Field(
             "workers",
             Workers(Integer(1, 4096)),
-            "Worker processes: a number (on the broker's host), or a number for each host.",
+            "Worker processes: a number for every host, or a mapping of hosts to numbers.",
             1,
             "A worker runs many rollouts at once; more of them pay once it fills a core.",
         ),

@@ -7,6 +7,7 @@ as an equal topology.
 """
 
 import os
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def _topology(values: Values, file: Path) -> Topology:
         broker=BrokerSpec(**{**values["broker"], "host": home}),
         limits=Limits(**values["limits"]),
         timeouts=_timeouts(values["timeouts"]),
-        stages=tuple(_stage(stage, home) for stage in values["stages"]),
+        stages=tuple(_stage(stage, values["hosts"]) for stage in values["stages"]),
         router=_router(values["router"], home),
         backends=tuple(_backend(backend, home) for backend in values["backends"]),
         sandboxes=_sandboxes(values["sandboxes"], values["beside"]),
@@ -132,8 +133,8 @@ def _timeouts(values: Values) -> Timeouts:
     return Timeouts(**{**values, "lease_s": lease_s})
 
 
-def _stage(values: Values, home: str) -> Stage:
-    placed = placements(values, home)
+def _stage(values: Values, hosts: Iterable[str]) -> Stage:
+    placed = placements(values, hosts)
     ready = values["ready"] or values["slots"] * max(placed.values())
     workers = tuple(Placement(host, count) for host, count in placed.items())
     return Stage(**{**values, "workers": workers, "ready": ready})

@@ -3,6 +3,7 @@
 import argparse
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -96,7 +97,7 @@ def serve(topology: Topology) -> None:
         pipes,
         broker_id,
         min(0.25, topology.timeouts.heartbeat_s / 4),
-        lambda: _figures(bodies),
+        lambda: _figures(bodies, topology.run_dir),
         Applying(topology, applied, go_by),
         bounds,
         topology.timeouts.lease_s,
@@ -121,7 +122,7 @@ def rules(topology: Topology) -> Rules:
     """Return what the ledger decides by."""
     limits, timeouts = topology.limits, topology.timeouts
     return Rules(
-        stages=tuple(StageRule(s.name, s.attempts, s.ready) for s in topology.stages),
+        stages=tuple(StageRule(s.name, s.attempts, s.ready, s.timeout_s) for s in topology.stages),
         heartbeat_s=timeouts.heartbeat_s,
         lease_s=timeouts.lease_s,
         retry_delay_s=timeouts.retry_delay_s,
@@ -215,7 +216,7 @@ def _work_endpoint(topology: Topology, worker_id: str) -> str:
     return topology.worker_endpoint(node, boot[:8])
 
 
-def _figures(bodies: Bodies) -> dict[str, Any]:
+def _figures(bodies: Bodies, run_dir: Path) -> dict[str, Any]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "process": {
@@ -224,7 +225,8 @@ def _figures(bodies: Bodies) -> dict[str, Any]:
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "body_bytes": bodies.resident_bytes,
             "bodies_read_back": bodies.reads,
-        }
+        },
+        "disk_free_bytes": shutil.disk_usage(run_dir).free,
     }
 
 

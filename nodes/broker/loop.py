@@ -17,6 +17,7 @@ import structlog
 import zmq
 
 from engine.errors import RemoteProtocolError
+from engine.figures import BOUNDS_S, LoopLag
 from engine.journal import Journal, NullJournal
 from engine.ledger import (
     FromTrainer,
@@ -132,6 +133,8 @@ class Loop:
         self._running = True
         self._turned_at = 0.0
         self._handled = 0
+        self._lag = LoopLag()
+        self._full_since: float | None = None
         self._ticked = (time.monotonic(), 0)  # when, and what was durable then
         self.counts: Counter[str] = Counter()
 
@@ -158,6 +161,7 @@ class Loop:
         while self._running:
             left_ms = max(0, int((next_tick - time.monotonic()) * 1000) + 1)
             ready = dict(poller.poll(min(left_ms, BUSY_POLL_MS) if waiting else left_ms))
+            woken_at = time.monotonic()
             self._let_gather()
             self._turn(ready)
             if time.monotonic() >= next_tick:
@@ -165,6 +169,8 @@ class Loop:
                 next_tick = time.monotonic() + self._tick_s
             self._shell.release()
             waiting = self._flush()
+            now = time.monotonic()
+            self._lag.took(now - woken_at, now)
 
     def _let_gather(self) -> None:
         """Begin turns apart, the further the more the last one handled; after a pause, at once."""
@@ -237,9 +243,8 @@ class Loop:
                 self._shell.take(self._ledger.handle(FromTrainer(client_id, message), now))
                 unacked = self._ledger.unacked(client_id)
                 self._trainers.send(route, encode(Pong(self._broker_id, nonce, unacked)))
-            case StatusRequest(request_id):
-                buffer, text = json_buffer("status", self._status(now))
-                self._trainers.send(route, encode(Status(request_id, (buffer,)), [text]))
+            case StatusRequest(request_id, rollout_id):
+                self._trainers.send(route, self._status_frames(request_id, rollout_id, now))
             case _ if client_id is None:
                 self._unknown(route, message)
             case AskNode():
@@ -287,6 +292,10 @@ class Loop:
             self._access.gate.node(key, route, message)
         if isinstance(message, NodeHello | Answered | Announced):
             self._from_other(route, message, body, now)
+            return
+        if isinstance(message, StatusRequest):
+            told = self._status_frames(message.request_id, message.rollout_id, now)
+            self._workers.send(route, told)
             return
         if isinstance(message, Pins):
             over = self._ledger.unpinned(message.host, message.rollouts)
@@ -367,6 +376,10 @@ class Loop:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        if not self._journal.full:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
         if self._access is not None:
             self._revoke(self._access, now)
         self._shell.take(self._ledger.handle(Tick(self._stood_still(now)), now))
@@ -412,16 +425,24 @@ class Loop:
     def _flush(self) -> bool:
         return any((self._trainers.flush(), self._pipes.flush()))
 
-    def _status(self, now: float) -> dict[str, Any]:
+    def _full_s(self, now: float) -> float:
+        return round(now - self._full_since, 3) if self._full_since is not None else 0.0
+
+    def _status_frames(self, request_id: str, rollout_id: str, now: float) -> list[Any]:
+        buffer, text = json_buffer("status", self._status(now, rollout_id))
+        return encode(Status(request_id, (buffer,)), [text])
+
+    def _status(self, now: float, rollout_id: str) -> dict[str, Any]:
         shell = {"waiting_for_disk": self._shell.waiting, **self._shell.counts, **self.counts}
-        journal = self._journal.statistics()
-        report = self._ledger.status(now)
         return {
-            **report,
+            **self._ledger.status(now, rollout_id),
             "nodes": self._others.status(now),
             **self._applying.figures(),
-            "journal": journal,
-            "loop": shell,
+            "journal": {**self._journal.statistics(), "full_s": self._full_s(now)},
+            "loop": {**shell, "lag_s": round(self._lag.worst_s, 4)},
+            "bounds_s": BOUNDS_S,
+            "dispatch_wait": self._shell.dispatch_wait.report(),
+            "commit": self._journal.commits.report(),
             "security": self._access.gatekeeper.figures() if self._access else {},
             **self._figures(),
         }

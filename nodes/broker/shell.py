@@ -7,12 +7,14 @@ they speak of leases only. Nor does the answer to a trainer's hello: with a full
 there is a broker, and promises nothing.
 """
 
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
+from engine.figures import Histogram
 from engine.journal import Journal, NullJournal
 from engine.ledger import (
     Deliver,
@@ -61,9 +63,10 @@ class Shell:
         self._stages = stages
         self._broker_id = broker_id
         self._position = journal.durable
-        self._gated: deque[tuple[int, Instruction]] = deque()
+        self._gated: deque[tuple[int, Instruction, float]] = deque()
         self._settled: defaultdict[str, list[Held]] = defaultdict(list)
         self.counts: Counter[str] = Counter()
+        self.dispatch_wait = Histogram()  # from decided to sent, which is the disk's time
 
     def take(
         self,
@@ -75,6 +78,7 @@ class Shell:
 
         `buffers` and `body` are those of the message that the instructions answer.
         """
+        now = time.monotonic()
         for instruction in instructions:
             if isinstance(instruction, Keep):
                 self._keep(instruction, buffers, body)
@@ -93,14 +97,18 @@ class Shell:
                 self._forget_deliveries(instruction.client_id)
                 self._tell(instruction.client_id, instruction.message)
             else:
-                self._gated.append((self._position, instruction))
+                self._gated.append((self._position, instruction, now))
 
     def release(self) -> None:
         """Carry out everything whose ground is durable, then send the batched answers."""
         durable = self._journal.durable
         gated = self._gated
+        now = time.monotonic()
         while gated and gated[0][0] <= durable:
-            self._carry_out(gated.popleft()[1])
+            _, instruction, decided_at = gated.popleft()
+            if instruction.__class__ is Dispatch:
+                self.dispatch_wait.add(now - decided_at)
+            self._carry_out(instruction)
         for worker_id, held in self._settled.items():
             self._pipes.send(worker_id, encode(ResultAck(tuple(held))))
         self._settled.clear()
@@ -108,8 +116,8 @@ class Shell:
     def _forget_deliveries(self, client_id: str) -> None:
         """Drop what waits for the disk to be delivered: after a hello all of it comes, in order."""
         self._gated = deque(
-            (position, instruction)
-            for position, instruction in self._gated
+            (position, instruction, decided_at)
+            for position, instruction, decided_at in self._gated
             if not (isinstance(instruction, Deliver) and instruction.client_id == client_id)
         )
 

@@ -25,10 +25,12 @@ from engine.wire import json_buffer
 from . import events
 from .children import Children
 from .messages import PauseMode
+from .progress import Progress
 from .roster import Added, PublishedWeights, Roster
 from .standing import Standings
 
 KEPT_ANSWERS = 256
+OPERATORS_ONLY = "a trainer's key may publish weights and list backends; others need an operator's"
 Reply = tuple[Answered, list[bytes]]
 Record = TypeVar("Record")
 
@@ -128,6 +130,7 @@ class Desk:
         self._roster = roster
         self._children = children
         self._do = do
+        self._progress = Progress()
         self._answers: OrderedDict[str, Reply] = OrderedDict()
         self._open: dict[str, str] = {}  # who asked what is not answered yet, by request
         self._waits: dict[str, str] = {}  # the request that waits for an update
@@ -145,6 +148,8 @@ class Desk:
             if isinstance(question, PublishAsked | PauseAsked | PutAsked):
                 self._update(message, question)
                 return []
+            if message.role == "trainer" and not isinstance(question, ListAsked):
+                return [self._refuse(message.client_id, message.request_id, OPERATORS_ONLY)]
             self._change(question, now)
         except (_No, RollmqError, OSError) as wrong:
             return [self._refuse(message.client_id, message.request_id, str(wrong))]
@@ -189,9 +194,9 @@ class Desk:
                 found[node] = BackendState(node, away, "", *counts, drained, node in added, {})
         return sorted(found.values(), key=lambda state: state.name)
 
-    def parts(self) -> tuple[Part, ...]:
-        """Return the same for status."""
-        return tuple(map(_part, self.states()))
+    def parts(self, now: float) -> tuple[Part, ...]:
+        """Return the same for status, with how long each was seen to make no progress."""
+        return tuple([_part(state, self._progress.look(state, now)) for state in self.states()])
 
     def _state(self, backend: str, added: bool) -> BackendState:  # noqa: FBT001 - a field's value
         post = self._standings.posts[backend]
@@ -200,6 +205,7 @@ class Desk:
         is_removed = post.node in self._standings.removed
         prompt, cached = post.served_tokens
         counted = {"hit_rate": cached / prompt if prompt else 0.0, "placed": at.placed if at else 0}
+        counted["served_tokens"] = prompt
         return BackendState(
             post.node,
             "removed" if is_removed else post.state,
@@ -315,12 +321,16 @@ def read_question(text: bytes) -> Question:
         raise _No(str(wrong)) from None
 
 
-def _part(state: BackendState) -> Part:
+def _part(state: BackendState, stalled_s: float) -> Part:
     word = f"{state.state}, draining" if state.draining else state.state
     counts = {
         "sessions": float(state.sessions),
         "running": float(state.running),
         "waiting": float(state.waiting),
+        "capacity": float(state.capacity),
+        "tokens": state.figures.get("tokens", 0.0),
+        "kv_use": state.figures.get("kv_use", 0.0),
+        "stalled_s": stalled_s,
         "policy_version": float(state.policy_version),
         "hit_rate": state.figures.get("hit_rate", 0.0),
     }

@@ -68,6 +68,7 @@ class Stay:
     said_hello_at: float = 0.0
     asked_at: float | None = None
     looked_at: float = 0.0
+    loop_s: float = 0.0  # what the loop's last answer took
     nonce: int = 0
 
     def lag_s(self, now: float) -> float:
@@ -192,9 +193,14 @@ class Guardian:
         if not stay.broker_id:
             self._hello(stay, now)
         elif not stay.outbox:
-            lag = stay.lag_s(now)
-            heartbeat = Heartbeat(stay.worker_id, self._held(), lag if lag > STALLED_S else 0.0)
-            stay.outbox.send(encode(heartbeat))
+            stay.outbox.send(encode(self._heartbeat(stay, now)))
+
+    def _heartbeat(self, stay: Stay, now: float) -> Heartbeat:
+        lag_s = stay.lag_s(now)
+        if lag_s <= STALLED_S:
+            return Heartbeat(stay.worker_id, self._held(), 0.0, max(lag_s, stay.loop_s))
+        culprit = self._table.culprit()
+        return Heartbeat(stay.worker_id, self._held(), lag_s, lag_s, culprit)
 
     def _hello(self, stay: Stay, now: float) -> None:
         if not stay.ready:
@@ -259,6 +265,7 @@ class Guardian:
         now = time.monotonic()
         for record in stay.pipe.receive():
             if isinstance(record, Here) and record.nonce == stay.nonce:
+                stay.loop_s = stay.lag_s(now)
                 stay.asked_at = None
                 self._is_ready(stay, now)
 

@@ -53,7 +53,11 @@ def test_a_host_that_is_cut_off_in_the_middle_of_a_large_result_sends_it_once_wh
     start: Start,
 ) -> None:
     cluster = start(
-        stages=[{"name": "init"}, {"name": "run", "workers": {"c": 1}}, {"name": "eval"}]
+        stages=[
+            {"name": "init", "workers": {"a": 1}},
+            {"name": "run", "workers": {"c": 1}},
+            {"name": "eval", "workers": {"a": 1}},
+        ]
     )
     cluster.net.slow("c", kbit=20_000)
     trainer = cluster.start_trainer(

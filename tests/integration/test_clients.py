@@ -82,7 +82,7 @@ def names(rollouts: list[Rollout]) -> list[str]:
 
 def drop(client: Client) -> None:
     """Leave as a process does that is killed: no acknowledgement, no goodbye."""
-    client._context.destroy(linger=0)
+    client._front.destroy(linger_ms=0)
 
 
 def test_what_is_submitted_comes_back_as_views_on_what_was_received(site: Site) -> None:

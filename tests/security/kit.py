@@ -40,7 +40,7 @@ timeouts: {{heartbeat_s: 0.3, cancel_grace_s: 0.5, drain_s: 2, retry_delay_s: 0.
 stages:
   - {{name: init, slots: 16, workers: {{here: 1}}}}
   - {{name: run, slots: 16, workers: {{here: 1, there: 1}}}}
-  - {{name: eval, slots: 16, workers: {{there: 1}}}}
+  - {{name: eval, slots: 16, workers: {{here: 1}}}}
 """
 
 

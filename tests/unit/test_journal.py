@@ -405,4 +405,4 @@ def test_both_journals_have_the_same_interface() -> None:
     def public(kind: type) -> set[str]:
         return {name for name in dir(kind) if not name.startswith("_")}
 
-    assert public(Journal) == public(NullJournal) | {"durable", "full", "failure"}
+    assert public(Journal) == public(NullJournal) | {"durable", "full", "failure", "commits"}

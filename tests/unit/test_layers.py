@@ -14,7 +14,7 @@ NODES = sorted((ROOT / "nodes").rglob("*.py"))
 SOURCES = [*ENGINE, *NODES]
 
 LAYERS = (
-    {"errors", "typed", "process", "logs", "files"},
+    {"errors", "typed", "process", "logs", "files", "figures"},
     {"records"},
     {"topology"},
     {"graph", "reread", "children"},
@@ -30,9 +30,10 @@ LAYERS = (
     {"client"},
     {"adapters"},
     {"supervisor"},
-    {"summary", "output", "backends", "keys", "apply"},
+    {"summary", "output", "backends", "keys", "seeing", "apply"},
     {"display"},
     {"run"},
+    {"slurm"},
     {"cli"},
     {"__init__"},
 )

@@ -14,7 +14,7 @@ router: {}
 stages:
   - {name: init, workers: {a: 1, b: 1}}
   - {name: run, workers: {a: 2, b: 1}, slots: 8}
-  - {name: eval}
+  - {name: eval, workers: {a: 1}}
 backends:
   - {name: sim, kind: simulator, count: 2}
 sandboxes: {}
@@ -87,7 +87,7 @@ def test_what_can_change_live_does(
         ("router: {}", "router: {policy: random}", "router.policy"),
         ("name: eval", "name: eval, handler: 'a.b:c'", "stages.eval.handler"),
         ("sandboxes: {}", "sandboxes: {pool: 3}", "sandboxes.pool"),
-        ("- {name: eval}", "- {name: judge}\n  - {name: eval}", "stages, in order"),
+        ("- {name: eval,", "- {name: judge}\n  - {name: eval,", "stages, in order"),
         ("count: 2", "count: 2, host: b", "backends.sim.host"),
     ],
 )
@@ -109,7 +109,7 @@ def test_hosts_come_and_go_but_not_the_one_at_which_all_connect(read: Read) -> N
     assert {host.name for host in merged(read(), joined).hosts} == {"a", "b", "c"}
     back = merged(joined, read())
     assert {node.host for node in back.nodes()} == {"a", "b"}
-    moved = read(("{a: {}, b: {}}", "{b: {}}"), ("a: 1, ", ""), ("a: 2, ", ""))
+    moved = read(("{a: {}, b: {}}", "{b: {}}"), ("a: 1, ", ""), ("a: 2, ", ""), ("{a: 1}", "1"))
     assert {host.name for host in merged(read(), moved).hosts} == {"a", "b"}
 
 
@@ -119,7 +119,9 @@ def test_a_worker_is_replaced_that_outgrows_its_table_or_whose_pins_may_lead_els
     [node] = [node for node in read().nodes("b") if node.spec == "run"]
     assert not must_replace(node, read(), read(("slots: 8", "slots: 16")))
     assert must_replace(node, read(), read(("slots: 8", "slots: 17")))
-    assert must_replace(node, read(), read(("name: eval", "name: eval, workers: {a: 1, b: 1}")))
+    assert must_replace(
+        node, read(), read(("eval, workers: {a: 1}", "eval, workers: {a: 1, b: 1}"))
+    )
 
 
 def test_a_backend_is_replaced_whose_own_settings_change_and_not_for_the_count(read: Read) -> None:

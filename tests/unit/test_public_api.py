@@ -3,10 +3,10 @@ import importlib
 import engine
 
 PUBLIC = """
-AsyncClient BackendState Batch BoundaryError BrokerUnreachable Client ClientError Failure
-FilterError Full JournalError LedgerError LocalProtocolError NodeFailed NodeRefused ProtocolError
-Published Receipt Refused RemoteProtocolError Replaced RollmqError Rollout SourceFailed StageTiming
-StateLost Task Topology TopologyError Trajectory Usage load
+AccessRefused AsyncClient BackendState Batch BoundaryError BrokerUnreachable Client ClientError
+Failure FilterError Full JournalError KeysError LedgerError LocalProtocolError NodeFailed
+NodeRefused ProtocolError Published Receipt Refused RemoteProtocolError Replaced RollmqError
+Rollout SourceFailed StageTiming StateLost Task Topology TopologyError Trajectory Usage load
 """
 
 

@@ -1,0 +1,106 @@
+"""What runs in a step of Slurm: the launcher of one host, and the journal if the broker is there.
+
+    python -m engine.slurm.host --topology FILE --host NAME --shared DIR   < pipe
+
+Job: bring the journal, start `rollmq up FILE --host NAME`, end it when standard input ends, keep
+the journal and the logs.
+Does not know: the allocation, or what the host's processes do.
+Invariants: standard input is a pipe from the job's launcher, which `srun` carries here: its end
+asks for a drain, whether the launcher closed it or is gone. SIGTERM asks for the same.
+"""
+
+import argparse
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import structlog
+
+from ..errors import RollmqError
+from ..logs import configure
+from ..topology import Topology, load
+from .journals import Places, keep, take
+
+log = structlog.get_logger()
+LOOK_S = 0.2
+DRAINS = 3  # one after the other
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one host until it is asked to end; return the exit status of its launcher."""
+    parser = argparse.ArgumentParser(prog="python -m engine.slurm.host", description=__doc__)
+    parser.add_argument("--topology", required=True, type=Path)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--shared", required=True, type=Path, help="the job's directory")
+    options = parser.parse_args(arguments)
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
+    configure(f"host {options.host}")
+    try:
+        return _run(load(options.topology), options.host, options.shared, stopping)
+    except (RollmqError, OSError) as wrong:
+        log.critical("host stopped", host=options.host, error=str(wrong))
+        return 1
+
+
+def _run(topology: Topology, host: str, shared: Path, stopping: list[int]) -> int:
+    node = os.environ.get("SLURMD_NODENAME", host)
+    places = Places(topology.run_dir, shared)
+    has_journal = host == topology.broker.host and topology.durability != "none"
+    if has_journal:
+        found = take(places, node)
+        log.info("journal", origin=found, node=node)
+        if found == "lost":
+            log.error("the journal is on another node and was not kept there: it begins anew")
+    command = [sys.executable, "-m", "engine.cli", "up", str(topology.path), "--host", host]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    is_asked = _wait(process, stopping)
+    has_drained = is_asked and _end(process, drain_s(topology))
+    if has_drained and has_journal:
+        keep(places, node)
+    _copy_logs(topology.run_dir, shared / "logs" / host)
+    if has_drained:
+        shutil.rmtree(topology.run_dir, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another host's of this job, on the same machine
+            topology.run_dir.parent.rmdir()
+    return process.returncode
+
+
+def drain_s(topology: Topology) -> float:
+    """Return how long a host may take to end: workers, what they use, then the broker."""
+    return DRAINS * (topology.timeouts.drain_s + 2.0) + 5.0
+
+
+def _wait(process: "subprocess.Popen[bytes]", stopping: list[int]) -> bool:
+    """Return whether this host was asked to end before its launcher ended by itself."""
+    while process.poll() is None:
+        readable, _, _ = select.select([sys.stdin], [], [], LOOK_S)
+        if stopping or (readable and not os.read(sys.stdin.fileno(), 4096)):
+            return True
+    return bool(stopping)
+
+
+def _end(process: "subprocess.Popen[bytes]", patience_s: float) -> bool:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        log.warning("the launcher did not drain in time, killed")
+        process.kill()
+        process.wait()
+        return False
+    return True
+
+
+def _copy_logs(run_dir: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):  # logs explain a run and do not decide it
+        shutil.copytree(run_dir / "logs", target, dirs_exist_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
