@@ -86,14 +86,11 @@ class Supervisor:
         nodes = self._topology.nodes(self._host)
         private_directory(self._topology.run_dir)
         self._take_locks()
-        _write_address_book(self._topology)
-        if any(node.role == "broker" for node in nodes):
-            begin(self._topology)
-        self._appear()
-        self._write_files(nodes)
-        now = time.monotonic()
-        for node in nodes:
-            self._children.start(node, self._topology, now)
+        try:
+            self._start(nodes)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
@@ -161,6 +158,16 @@ class Supervisor:
             self._presence = self._context = None
         while self._locks:
             self._locks.pop().close()
+
+    def _start(self, nodes: Iterable[Node]) -> None:
+        _write_address_book(self._topology)
+        if any(node.role == "broker" for node in nodes):
+            begin(self._topology)
+        self._appear()
+        self._write_files(nodes)
+        now = time.monotonic()
+        for node in nodes:
+            self._children.start(node, self._topology, now)
 
     def _take_locks(self) -> None:
         """Take the lock of each host; the locks of all hosts are one after another."""
