@@ -160,7 +160,7 @@ class Supervisor:
             self._locks.pop().close()
 
     def _start(self, nodes: Iterable[Node]) -> None:
-        _write_address_book(self._topology)
+        _write_address_book(self._topology, self._host or "")
         if any(node.role == "broker" for node in nodes):
             begin(self._topology)
         self._appear()
@@ -356,7 +356,8 @@ def _lock(run_dir: Path, host: str) -> IO[str]:
     return lock
 
 
-def _write_address_book(topology: Topology) -> None:
+def _write_address_book(topology: Topology, host: str) -> None:
+    """Write the book whole, from a draft of this host's own: others may write theirs now."""
     edges: Iterable[str] = BROKER_EDGES + (ROUTER_EDGES if topology.router else ())
     book = {
         "name": topology.name,
@@ -364,4 +365,6 @@ def _write_address_book(topology: Topology) -> None:
         "endpoints": {edge: topology.endpoint(edge) for edge in edges},
     }
     text = orjson.dumps(book, option=orjson.OPT_INDENT_2)
-    write_whole(topology.run_dir / "address.json", text, mode=0o600)
+    draft = topology.run_dir / f"address-{host}.json"
+    write_whole(draft, text, mode=0o600)
+    draft.replace(topology.run_dir / "address.json")

@@ -2,10 +2,12 @@
 
 import signal
 import time
+from functools import cache
 from typing import Any
 
 import pytest
 
+from engine import load
 from tests.chaos import oracle
 from tests.chaos.scene import hit, until
 
@@ -46,7 +48,10 @@ def test_heartbeats_are_not_delayed_by_results_that_fill_a_slow_link(
     assert max(silences) < LEASE_S
 
 
-def test_two_hundred_clients_that_reconnect_at_once_get_what_is_theirs(start: Start) -> None:
+def test_two_hundred_clients_that_reconnect_at_once_get_what_is_theirs(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.client.front.load", cache(load))  # read once, not 200 times
     cluster = start()
     clients = [cluster.client(f"trainer-{number}", window=4) for number in range(CLIENTS)]
     try:
