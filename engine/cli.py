@@ -248,7 +248,11 @@ def _up(options: argparse.Namespace, console: Console) -> int:
         supervisor.wait_ready(wait_s, lambda: bool(stopping))
         for host, provider in supervisor.sandboxes.items():
             console.print(f"sandboxes on {host}: {provider}")
-        console.print(f"ready: {topology.endpoint('front')}; logs in {topology.run_dir / 'logs'}")
+        if not stopping:
+            where = topology.endpoint("front")
+            console.print(f"ready: {where}; logs in {topology.run_dir / 'logs'}")
+        if not supervisor.pids:
+            console.print("nothing runs here by what was applied: `rollmq apply` can change that")
         while not stopping:
             supervisor.watch()
             time.sleep(WATCH_S)

@@ -208,7 +208,7 @@ STAGE = Section(
         Field(
             "name",
             _NAME,
-            "Its name, which its workers carry too: `run-0`, `run-1`.",
+            "Its name, which its workers carry too: `run-0`, or `run-0.b` on a host b.",
         ),
         Field(
             "workers",
