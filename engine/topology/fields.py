@@ -7,6 +7,7 @@ section's names are those of its record in `topology`.
 """
 
 from .sandbox_fields import SANDBOXES
+from .seeing_fields import METRICS, TRACES
 from .shapes import (
     Bytes,
     Choice,
@@ -207,7 +208,7 @@ STAGE = Section(
         Field(
             "name",
             _NAME,
-            "Its name, which its workers carry too: `run-0`, `run-1`.",
+            "Its name, which its workers carry too: `run-0`, or `run-0.b` on a host b.",
         ),
         Field(
             "workers",
@@ -461,7 +462,33 @@ TOPOLOGY = Section(
             None,
             "Tasks that run nothing need none.",
         ),
+        Field(
+            "metrics",
+            One(METRICS),
+            "Figures for Prometheus. `{}` is with every default.",
+            None,
+            "`rollmq top` needs none.",
+        ),
+        Field(
+            "traces",
+            One(TRACES),
+            "Spans for OpenTelemetry.",
+            None,
+            "There is no collector that could be assumed.",
+        ),
     ),
 )
 
-SECTIONS = (TOPOLOGY, HOST, BROKER, LIMITS, TIMEOUTS, STAGE, ROUTER, BACKEND, SANDBOXES)
+SECTIONS = (
+    TOPOLOGY,
+    HOST,
+    BROKER,
+    LIMITS,
+    TIMEOUTS,
+    STAGE,
+    ROUTER,
+    BACKEND,
+    SANDBOXES,
+    METRICS,
+    TRACES,
+)

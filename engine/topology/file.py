@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -22,18 +22,21 @@ from .records import (
     BrokerSpec,
     Host,
     Limits,
+    MetricsSpec,
     Placement,
     RouterSpec,
     SandboxSpec,
     Stage,
     Timeouts,
     Topology,
+    TracesSpec,
 )
 from .rules import apply_rules, home_host, placements
 from .shapes import Bytes, Field, Many, Named, One, Options, Section, Workers
 from .yaml_lines import Source, parse
 
 FORMAT_VERSION = 1
+Record = TypeVar("Record")
 
 
 def load(path: str | Path) -> Topology:
@@ -125,6 +128,8 @@ def _topology(values: Values, file: Path) -> Topology:
         },
         log_level=values["log_level"],
         filters=values["filters"],
+        metrics=_one(MetricsSpec, values["metrics"]),
+        traces=_one(TracesSpec, values["traces"]),
     )
 
 
@@ -161,6 +166,10 @@ def _sandboxes(values: Values | None, beside: Path) -> SandboxSpec | None:
         return None
     images = {name: os.path.normpath(beside / path) for name, path in values["images"].items()}
     return SandboxSpec(**{**values, "images": images})
+
+
+def _one(kind: type[Record], values: Values | None) -> Record | None:
+    return None if values is None else kind(**values)
 
 
 def _shown(section: Section, record: object, *, bytes_as_text: bool) -> dict[str, Any]:

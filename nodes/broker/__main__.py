@@ -27,6 +27,8 @@ from engine.topology import Topology, load
 from engine.topology.applied import running
 from engine.typed import compile_decoder
 
+from ..tracing.export import Exporter, open_exporter
+from ..tracing.rollouts import RolloutSpans
 from .access import Access, Events, open_access
 from .applying import Applying
 from .bodies import Bodies
@@ -77,7 +79,10 @@ def serve(topology: Topology) -> None:
     workers = Connections(sockets.control, bounds)
     pipes = _pipes(context, topology, bounds, access)
     publish = sockets.events.publish
-    shell = Shell(journal, bodies, trainers, workers, pipes, publish, _stages(topology), broker_id)
+    exporter = open_exporter(topology, "broker")
+    spans = _spans(topology, exporter)
+    stages = _stages(topology)
+    shell = Shell(journal, bodies, trainers, workers, pipes, publish, stages, broker_id, spans)
 
     def go_by(newer: Topology) -> None:
         configure("broker", newer.log_level)
@@ -115,7 +120,16 @@ def serve(topology: Topology) -> None:
         if access is not None:
             access.close()
         context.destroy(linger=200)
+        if exporter is not None:
+            exporter.close()
     log.info("broker stops")
+
+
+def _spans(topology: Topology, exporter: Exporter | None) -> RolloutSpans | None:
+    if topology.traces is None or exporter is None:
+        return None
+    stages = [stage.name for stage in topology.stages]
+    return RolloutSpans(stages, topology.traces.sample, exporter.emit)
 
 
 def rules(topology: Topology) -> Rules:
