@@ -23,9 +23,10 @@ from engine.security import KeyStore, OwnKey
 from engine.supervisor import Supervisor
 from engine.topology import Topology
 from engine.wire import Codec, encode
-from tests.topology_kit import ECHO, READY_S, Site, prepared
+from tests.topology_kit import ECHO, Site, prepared
 
 PATIENCE_S = 60.0
+START_S = 240.0  # of a machine that has much else to do
 
 TEXT = """\
 version: 1
@@ -149,5 +150,5 @@ def keyed(
         prepared(directory, text, kinds or {"echo": ECHO}) as topology,
         Supervisor(topology) as supervisor,
     ):
-        supervisor.wait_ready(READY_S)
+        supervisor.wait_ready(START_S)
         yield Keyed(Site(topology, supervisor), keys)
