@@ -48,6 +48,7 @@ MODULES = {
     "broker": "nodes.broker",
     "router": "nodes.router",
     "sandboxes": "nodes.sandboxes",
+    "metrics": "nodes.metrics",
     "worker": "nodes.stage",
 }
 BACKEND_MODULES = {"simulator": "nodes.backends.simulator", "vllm": "nodes.backends.vllm"}
@@ -86,14 +87,11 @@ class Supervisor:
         nodes = self._topology.nodes(self._host)
         private_directory(self._topology.run_dir)
         self._take_locks()
-        _write_address_book(self._topology)
-        if any(node.role == "broker" for node in nodes):
-            begin(self._topology)
-        self._appear()
-        self._write_files(nodes)
-        now = time.monotonic()
-        for node in nodes:
-            self._children.start(node, self._topology, now)
+        try:
+            self._start(nodes)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
@@ -154,13 +152,23 @@ class Supervisor:
     def stop(self) -> None:
         """Drain: workers first, then what they use, the broker last; then make sure."""
         patience_s = self._topology.timeouts.drain_s
-        for roles in (("worker",), ("backend", "router", "sandboxes"), ("broker",)):
+        for roles in (("worker",), ("backend", "router", "sandboxes", "metrics"), ("broker",)):
             self._children.stop_some(roles, patience_s)
         if self._context is not None:
             self._context.destroy(linger=0)
             self._presence = self._context = None
         while self._locks:
             self._locks.pop().close()
+
+    def _start(self, nodes: Iterable[Node]) -> None:
+        _write_address_book(self._topology, self._host or "")
+        if any(node.role == "broker" for node in nodes):
+            begin(self._topology)
+        self._appear()
+        self._write_files(nodes)
+        now = time.monotonic()
+        for node in nodes:
+            self._children.start(node, self._topology, now)
 
     def _take_locks(self) -> None:
         """Take the lock of each host; the locks of all hosts are one after another."""
@@ -349,7 +357,8 @@ def _lock(run_dir: Path, host: str) -> IO[str]:
     return lock
 
 
-def _write_address_book(topology: Topology) -> None:
+def _write_address_book(topology: Topology, host: str) -> None:
+    """Write the book whole, from a draft of this host's own: others may write theirs now."""
     edges: Iterable[str] = BROKER_EDGES + (ROUTER_EDGES if topology.router else ())
     book = {
         "name": topology.name,
@@ -357,4 +366,6 @@ def _write_address_book(topology: Topology) -> None:
         "endpoints": {edge: topology.endpoint(edge) for edge in edges},
     }
     text = orjson.dumps(book, option=orjson.OPT_INDENT_2)
-    write_whole(topology.run_dir / "address.json", text, mode=0o600)
+    draft = topology.run_dir / f"address-{host}.json"
+    write_whole(draft, text, mode=0o600)
+    draft.replace(topology.run_dir / "address.json")

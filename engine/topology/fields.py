@@ -7,6 +7,7 @@ section's names are those of its record in `topology`.
 """
 
 from .sandbox_fields import SANDBOXES
+from .seeing_fields import METRICS, TRACES
 from .shapes import (
     Bytes,
     Choice,
@@ -207,12 +208,12 @@ STAGE = Section(
         Field(
             "name",
             _NAME,
-            "Its name, which its workers carry too: `run-0`, `run-1`.",
+            "Its name, which its workers carry too: `run-0`, or `run-0.b` on a host b.",
         ),
         Field(
             "workers",
             Workers(Integer(1, 4096)),
-            "Worker processes: a number (on the broker's host), or a number for each host.",
+            "Worker processes: a number for every host, or a mapping of hosts to numbers.",
             1,
             "A worker runs many rollouts at once; more of them pay once it fills a core.",
         ),
@@ -249,8 +250,12 @@ STAGE = Section(
             Integer(1, 10_000_000),
             "Rollouts that may wait for this stage on one host; more are not admitted to the "
             "stage before.",
-            Derived("the slots of this stage's workers on its largest host"),
-            "One full set waits while one runs, so no slot idles and no sandbox ages.",
+            Derived(
+                "the slots of this stage's workers on its largest host, or of the stage's before "
+                "it if those are more"
+            ),
+            "Every slot of the stage before can be used, one full set waits while one runs, and no "
+            "sandbox ages.",
         ),
         Field(
             "handler",
@@ -457,7 +462,33 @@ TOPOLOGY = Section(
             None,
             "Tasks that run nothing need none.",
         ),
+        Field(
+            "metrics",
+            One(METRICS),
+            "Figures for Prometheus. `{}` is with every default.",
+            None,
+            "`rollmq top` needs none.",
+        ),
+        Field(
+            "traces",
+            One(TRACES),
+            "Spans for OpenTelemetry.",
+            None,
+            "There is no collector that could be assumed.",
+        ),
     ),
 )
 
-SECTIONS = (TOPOLOGY, HOST, BROKER, LIMITS, TIMEOUTS, STAGE, ROUTER, BACKEND, SANDBOXES)
+SECTIONS = (
+    TOPOLOGY,
+    HOST,
+    BROKER,
+    LIMITS,
+    TIMEOUTS,
+    STAGE,
+    ROUTER,
+    BACKEND,
+    SANDBOXES,
+    METRICS,
+    TRACES,
+)

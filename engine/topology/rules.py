@@ -6,7 +6,7 @@ Invariants: a rule whose inputs were refused stays silent, so that one mistake i
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from os import fsencode
 from pathlib import Path
@@ -157,16 +157,16 @@ def _memory_needed(values: Values, host: str) -> int:
     if host == home_host(values):
         needed += section(values, "limits").get("memory_bytes") or 0
     for _, stage in _each(values, "stages"):
-        needed += placements(stage, home_host(values)).get(host, 0) * (stage["memory_bytes"] or 0)
+        needed += placements(stage, (host,)).get(host, 0) * (stage["memory_bytes"] or 0)
     return needed
 
 
-def placements(stage: Values, home: str | None) -> dict[str, int]:
-    """Return a stage's workers by host; `home` is where a bare number of them goes."""
+def placements(stage: Values, hosts: Iterable[str]) -> dict[str, int]:
+    """Return a stage's workers by host; a bare number is that many on every one of `hosts`."""
     workers: Any = stage["workers"]
     if isinstance(workers, dict):
         return {host: count for host, count in workers.items() if count}
-    return {home: workers} if workers and home else {}
+    return dict.fromkeys(hosts, workers) if workers else {}
 
 
 def _addresses_agree(values: Values, source: Source) -> None:
@@ -248,7 +248,7 @@ def _socket_paths_fit(values: Values, source: Source) -> None:
         placed_name(stage["name"], count - 1, host, home or "")
         for _, stage in _each(values, "stages")
         if stage["name"] is not None
-        for host, count in placements(stage, home).items()
+        for host, count in placements(stage, section(values, "hosts")).items()
     ]
     path = longest_socket(Path(values["run_dir"]), workers)
     length = len(fsencode(path))

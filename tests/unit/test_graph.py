@@ -19,7 +19,7 @@ insecure: true
 hosts: {trainer: {address: 127.0.0.1}, sandboxes: {address: 127.0.0.2}}
 stages:
   - {name: init, workers: {sandboxes: 4, trainer: 1}}
-  - {name: run, slots: 128}
+  - {name: run, workers: {trainer: 1}, slots: 128}
 router: {}
 backends: [{name: sim, kind: simulator}, {name: qwen, kind: vllm, count: 2}]
 """

@@ -30,7 +30,7 @@ hosts:
   sandboxes: {address: 127.0.0.2, memory_bytes: 64GiB}
 stages:
   - {name: init, workers: {sandboxes: 4, trainer: 1}}
-  - {name: run, workers: 2, slots: 128, handler: "package.module:function"}
+  - {name: run, workers: {trainer: 2}, slots: 128, handler: "package.module:function"}
   - {name: eval, workers: {sandboxes: 4}, timeout_s: 30}
 router: {policy: round-robin}
 backends:
@@ -125,8 +125,26 @@ def test_a_lease_is_three_heartbeats_unless_it_is_given(read: Read) -> None:
     assert read(MINIMAL + "timeouts: {heartbeat_s: 1, lease_s: 9}").timeouts.lease_s == 9
 
 
+def test_a_bare_number_of_workers_is_meant_for_every_host(read: Read) -> None:
+    topology = read(
+        "version: 1\nrun_dir: /tmp/r\nhosts: {a: {}, b: {}}\nstages: [{name: s, workers: 2}]"
+    )
+    assert topology.stage("s").workers == (Placement("a", 2), Placement("b", 2))
+
+
 def test_ready_is_the_slots_on_the_host_with_the_most_workers(read: Read) -> None:
     assert read(RICH).stage("init").ready == 4 * 64
+
+
+def test_ready_lets_every_slot_of_the_stage_before_be_used(read: Read) -> None:
+    text = "version: 1\nstages: [{name: run, slots: 64}, {name: eval, slots: 8}, {name: last}]"
+    stages = read(text).stages
+    assert [(stage.name, stage.ready) for stage in stages] == [
+        ("run", 64),
+        ("eval", 64),
+        ("last", 64),
+    ]
+    assert read(text.replace("slots: 8", "slots: 8, ready: 8")).stage("eval").ready == 8
 
 
 @pytest.mark.parametrize(
