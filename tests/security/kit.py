@@ -145,7 +145,8 @@ def keyed(
 ) -> Iterator[Keyed]:
     """Start a topology with keys, wait until every node is ready, and stop all of it at the end."""
     keys = make_keys(directory / "keys")
-    text = text.format(port=free_ports())
+    first = free_ports(6)
+    text = text.format(port=first, router=first + 4)
     with (
         prepared(directory, text, kinds or {"echo": ECHO}) as topology,
         Supervisor(topology) as supervisor,
