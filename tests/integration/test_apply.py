@@ -74,7 +74,9 @@ def test_workers_come_and_go_and_others_get_other_slots_without_a_restart(
     edit(site, grow)
     apply(site, capsys)
     found = site.until(
-        lambda: (now := workers(site)).keys() >= {"run-1.b"} and now["run-0"][1] == 6 and now,
+        lambda: (
+            (now := workers(site)).keys() >= {"run-0.b", "run-1.b"} and now["run-0"][1] == 6 and now
+        ),
         WAIT_S,
     )
     assert found["run-0.b"][:2] == ("b", 6)
