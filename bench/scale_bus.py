@@ -64,7 +64,6 @@ def settings(load: Load, port: int, *, keys: bool) -> dict[str, Any]:
             {
                 "name": name,
                 "slots": count,
-                "ready": load.run_slots,  # what runs must find room in eval
                 "workers": dict.fromkeys(hosts, 1),
                 "timeout_s": 3600,
             }

@@ -46,7 +46,7 @@ from .run import Attached, RunOptions, look_up, run
 from .security import operator_name
 from .seeing.doctor import add_doctor
 from .seeing.top import add_top
-from .slurm.commands import add_slurm_options, add_submit, up_on_slurm
+from .slurm.commands import add_slurm_options, add_submit, expect_none, up_on_slurm
 from .supervisor import Supervisor
 from .topology import load, resolved, resolved_yaml
 
@@ -231,6 +231,7 @@ def _say_how_to_go_on(options: argparse.Namespace) -> None:
 def _up(options: argparse.Namespace, console: Console) -> int:
     if options.launcher == "slurm":
         return up_on_slurm(options, console)
+    expect_none(options)
     topology = load(options.topology)
     if options.host and options.host not in {host.name for host in topology.hosts}:
         hosts = ", ".join(host.name for host in topology.hosts)

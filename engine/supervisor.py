@@ -48,6 +48,7 @@ MODULES = {
     "broker": "nodes.broker",
     "router": "nodes.router",
     "sandboxes": "nodes.sandboxes",
+    "metrics": "nodes.metrics",
     "worker": "nodes.stage",
 }
 BACKEND_MODULES = {"simulator": "nodes.backends.simulator", "vllm": "nodes.backends.vllm"}
@@ -151,7 +152,7 @@ class Supervisor:
     def stop(self) -> None:
         """Drain: workers first, then what they use, the broker last; then make sure."""
         patience_s = self._topology.timeouts.drain_s
-        for roles in (("worker",), ("backend", "router", "sandboxes"), ("broker",)):
+        for roles in (("worker",), ("backend", "router", "sandboxes", "metrics"), ("broker",)):
             self._children.stop_some(roles, patience_s)
         if self._context is not None:
             self._context.destroy(linger=0)

@@ -7,7 +7,7 @@ from ..typed import Count, Id, Int64, Length, Record, Seconds, Text
 
 Range = tuple[Count, Count]
 AnswerCode = Literal["done", "refused", "no_node"]
-Role = Literal["worker", "router", "backend", "sandboxes", "launcher", "broker"]
+Role = Literal["worker", "router", "backend", "sandboxes", "metrics", "launcher", "broker"]
 ProblemCode = Literal["hello_first", "refused", "access"]
 RefusalCode = Literal["full", "conflict", "invalid", "disk_full", "hello_first"]
 

@@ -41,7 +41,7 @@ NOTHING = Seen()
 
 
 class Line:
-    """A socket and the endpoint that it is connected to; call `look` often, and `close` first."""
+    """A socket and the endpoint that it is connected to; `look` often, `close` at the end."""
 
     def __init__(self, socket: "zmq.Socket[bytes]", endpoint: str, key: OwnKey | None) -> None:
         """Connect. Raises: KeysError if the key cannot be read."""
@@ -92,7 +92,8 @@ class Line:
     def close(self) -> None:
         """Watch no more; the socket itself is closed by who made it."""
         if self._monitor is not None:
-            self._socket.disable_monitor()
+            if not self._socket.closed:
+                self._socket.disable_monitor()
             self._monitor.close(linger=0)
             self._monitor = None
 
@@ -122,7 +123,7 @@ class Line:
         if self._cut_off < CUT_OFF:
             return ""
         if self._key is None:
-            return f"{self._endpoint} refuses {whose}, or is no rollmq"
+            return f"{self._endpoint} refuses {whose}: it asks for a key: give `keys`"
         return (
             f"{self._endpoint} cannot read {whose}: its server key is not the one in "
             f"{self._key.directory}, or it is no rollmq"

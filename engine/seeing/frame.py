@@ -23,7 +23,7 @@ SLOW_LOOP_S = 0.25
 def frame(span: Span, name: str) -> RenderableType:
     """Return the picture of a span."""
     status = span.status
-    parts = [part for node in status["nodes"] for part in node["parts"]]
+    parts = [p for node in status["nodes"] if node["role"] == "router" for p in node["parts"]]
     drawn: list[RenderableType] = [_head(span, name), _stages(span), _bounds(span), _hosts(span)]
     drawn.append(_workers(span))
     if parts:

@@ -18,6 +18,7 @@ from .records import (
     Durability,
     Host,
     Limits,
+    MetricsSpec,
     Node,
     Placement,
     RouterSpec,
@@ -25,6 +26,7 @@ from .records import (
     Stage,
     Timeouts,
     Topology,
+    TracesSpec,
 )
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Durability",
     "Host",
     "Limits",
+    "MetricsSpec",
     "Node",
     "Placement",
     "Plan",
@@ -46,6 +49,7 @@ __all__ = [
     "Stage",
     "Timeouts",
     "Topology",
+    "TracesSpec",
     "differences",
     "later_elsewhere",
     "load",

@@ -7,6 +7,7 @@ section's names are those of its record in `topology`.
 """
 
 from .sandbox_fields import SANDBOXES
+from .seeing_fields import METRICS, TRACES
 from .shapes import (
     Bytes,
     Choice,
@@ -249,8 +250,12 @@ STAGE = Section(
             Integer(1, 10_000_000),
             "Rollouts that may wait for this stage on one host; more are not admitted to the "
             "stage before.",
-            Derived("the slots of this stage's workers on its largest host"),
-            "One full set waits while one runs, so no slot idles and no sandbox ages.",
+            Derived(
+                "the slots of this stage's workers on its largest host, or of the stage's before "
+                "it if those are more"
+            ),
+            "Every slot of the stage before can be used, one full set waits while one runs, and no "
+            "sandbox ages.",
         ),
         Field(
             "handler",
@@ -457,7 +462,33 @@ TOPOLOGY = Section(
             None,
             "Tasks that run nothing need none.",
         ),
+        Field(
+            "metrics",
+            One(METRICS),
+            "Figures for Prometheus. `{}` is with every default.",
+            None,
+            "`rollmq top` needs none.",
+        ),
+        Field(
+            "traces",
+            One(TRACES),
+            "Spans for OpenTelemetry.",
+            None,
+            "There is no collector that could be assumed.",
+        ),
     ),
 )
 
-SECTIONS = (TOPOLOGY, HOST, BROKER, LIMITS, TIMEOUTS, STAGE, ROUTER, BACKEND, SANDBOXES)
+SECTIONS = (
+    TOPOLOGY,
+    HOST,
+    BROKER,
+    LIMITS,
+    TIMEOUTS,
+    STAGE,
+    ROUTER,
+    BACKEND,
+    SANDBOXES,
+    METRICS,
+    TRACES,
+)

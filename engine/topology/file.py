@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -22,18 +22,21 @@ from .records import (
     BrokerSpec,
     Host,
     Limits,
+    MetricsSpec,
     Placement,
     RouterSpec,
     SandboxSpec,
     Stage,
     Timeouts,
     Topology,
+    TracesSpec,
 )
 from .rules import apply_rules, home_host, placements
 from .shapes import Bytes, Field, Many, Named, One, Options, Section, Workers
 from .yaml_lines import Source, parse
 
 FORMAT_VERSION = 1
+Record = TypeVar("Record")
 
 
 def load(path: str | Path) -> Topology:
@@ -115,7 +118,7 @@ def _topology(values: Values, file: Path) -> Topology:
         broker=BrokerSpec(**{**values["broker"], "host": home}),
         limits=Limits(**values["limits"]),
         timeouts=_timeouts(values["timeouts"]),
-        stages=tuple(_stage(stage, values["hosts"]) for stage in values["stages"]),
+        stages=_stages(values["stages"], values["hosts"]),
         router=_router(values["router"], home),
         backends=tuple(_backend(backend, home) for backend in values["backends"]),
         sandboxes=_sandboxes(values["sandboxes"], values["beside"]),
@@ -125,6 +128,8 @@ def _topology(values: Values, file: Path) -> Topology:
         },
         log_level=values["log_level"],
         filters=values["filters"],
+        metrics=_one(MetricsSpec, values["metrics"]),
+        traces=_one(TracesSpec, values["traces"]),
     )
 
 
@@ -133,11 +138,17 @@ def _timeouts(values: Values) -> Timeouts:
     return Timeouts(**{**values, "lease_s": lease_s})
 
 
-def _stage(values: Values, hosts: Iterable[str]) -> Stage:
-    placed = placements(values, hosts)
-    ready = values["ready"] or values["slots"] * max(placed.values())
-    workers = tuple(Placement(host, count) for host, count in placed.items())
-    return Stage(**{**values, "workers": workers, "ready": ready})
+def _stages(stages: list[Values], hosts: Iterable[str]) -> tuple[Stage, ...]:
+    found: list[Stage] = []
+    most_before = 0
+    for values in stages:
+        placed = placements(values, hosts)
+        most = values["slots"] * max(placed.values())
+        ready = values["ready"] or max(most, most_before)  # less, and slots before it never fill
+        workers = tuple(Placement(host, count) for host, count in placed.items())
+        found.append(Stage(**{**values, "workers": workers, "ready": ready}))
+        most_before = most
+    return tuple(found)
 
 
 def _router(values: Values | None, home: str) -> RouterSpec | None:
@@ -155,6 +166,10 @@ def _sandboxes(values: Values | None, beside: Path) -> SandboxSpec | None:
         return None
     images = {name: os.path.normpath(beside / path) for name, path in values["images"].items()}
     return SandboxSpec(**{**values, "images": images})
+
+
+def _one(kind: type[Record], values: Values | None) -> Record | None:
+    return None if values is None else kind(**values)
 
 
 def _shown(section: Section, record: object, *, bytes_as_text: bool) -> dict[str, Any]:

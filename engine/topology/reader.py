@@ -34,6 +34,7 @@ from .shapes import (
     Seconds,
     Section,
     Shape,
+    Share,
     Text,
     Workers,
 )
@@ -93,20 +94,20 @@ def _scalar(given: object, shape: Scalar) -> Any:
             return given
         case Flag(), bool():
             return given
-        case ((Integer() | Seconds() | Bytes()), _):
+        case ((Integer() | Seconds() | Bytes() | Share()), _):
             number = _number(given, shape)
             if number is not None and shape.minimum <= number <= shape.maximum:
                 return number
     raise _Unfit(_mismatch(shape, given))
 
 
-def _number(given: object, shape: Integer | Seconds | Bytes) -> int | float | None:
+def _number(given: object, shape: Integer | Seconds | Bytes | Share) -> int | float | None:
     match shape, given:
         case _, bool():
             return None
         case Bytes(), str():
             return _byte_count(given)
-        case Seconds(), (int() | float()):
+        case ((Seconds() | Share()), (int() | float())):
             return float(given) if abs(given) <= shape.maximum else None
         case _, int():
             return given
@@ -179,7 +180,7 @@ def _refuse_non_finite(source: Source, given: object, place: Place) -> None:
 def expected(shape: Shape) -> str:
     """Return a shape in words, for refusals and the reference."""
     match shape:
-        case Integer() | Seconds() | Bytes():
+        case Integer() | Seconds() | Bytes() | Share():
             return _expected_number(shape)
         case Workers(each):
             return f"{_expected_number(each)}, or a mapping of hosts to such numbers"
@@ -193,7 +194,7 @@ def expected(shape: Shape) -> str:
             return "true or false" if isinstance(shape, Flag) else "a mapping"
 
 
-def _expected_number(shape: Integer | Seconds | Bytes) -> str:
+def _expected_number(shape: Integer | Seconds | Bytes | Share) -> str:
     match shape:
         case Integer(minimum, maximum) if minimum == maximum:
             return str(minimum)
@@ -201,6 +202,8 @@ def _expected_number(shape: Integer | Seconds | Bytes) -> str:
             return f"a whole number from {minimum} to {maximum}"
         case Seconds(minimum, maximum):
             return f"seconds from {minimum:.9g} to {maximum:.9g}"
+        case Share(minimum, maximum):
+            return f"a number from {minimum:g} to {maximum:g}"
         case Bytes(minimum, maximum):
             return f"bytes, such as 64MiB, from {show_bytes(minimum)} to {show_bytes(maximum)}"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 Durability = Literal["none", "process", "power"]
-Role = Literal["broker", "router", "backend", "sandboxes", "worker"]
+Role = Literal["broker", "router", "backend", "sandboxes", "metrics", "worker"]
 Transport = Literal["ipc", "tcp"]
 
 BROKER_EDGES = ("front", "control", "results", "events")
@@ -147,6 +147,22 @@ class SandboxSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSpec:
+    """Where figures for Prometheus are served, on the broker's host."""
+
+    port: int
+    bind: str
+
+
+@dataclass(frozen=True, slots=True)
+class TracesSpec:
+    """Where spans are sent, and of which share of rollouts."""
+
+    endpoint: str
+    sample: float
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A process to start.
 
@@ -187,6 +203,8 @@ class Topology:
     sandboxes: SandboxSpec | None
     log_level: str
     filters: dict[str, str]
+    metrics: MetricsSpec | None
+    traces: TracesSpec | None
 
     @property
     def transport(self) -> Transport:
@@ -297,6 +315,8 @@ class Topology:
             hosts = [each.host for stage in self.stages for each in stage.workers]
             for host in dict.fromkeys(hosts):
                 nodes.append(self._placed("sandboxes", "sandboxes", host, 0))
+        if self.metrics is not None:
+            nodes.append(Node("metrics", "metrics", self.broker.host, "metrics", 0))
         for stage in self.stages:
             for placed in stage.workers:
                 for number in range(placed.count):

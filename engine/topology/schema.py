@@ -29,6 +29,7 @@ from .shapes import (
     Seconds,
     Section,
     Shape,
+    Share,
     Text,
     Workers,
 )
@@ -127,7 +128,7 @@ def _scalar_schema(shape: Scalar) -> dict[str, Any]:
     match shape:
         case Integer(minimum, maximum):
             return {"type": "integer", "minimum": minimum, "maximum": maximum}
-        case Seconds(minimum, maximum):
+        case Seconds(minimum, maximum) | Share(minimum, maximum):
             return {"type": "number", "minimum": minimum, "maximum": maximum}
         case Bytes(minimum, maximum):
             count = {"type": "integer", "minimum": minimum, "maximum": maximum}

@@ -48,6 +48,14 @@ class Bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A number from 0 to 1."""
+
+    minimum: float = 0.0
+    maximum: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """Text that matches a pattern as a whole; `meaning` is the pattern in words."""
 
@@ -102,7 +110,7 @@ class Named:
     name: Text
 
 
-Scalar = Integer | Seconds | Bytes | Text | Flag | Choice
+Scalar = Integer | Seconds | Bytes | Share | Text | Flag | Choice
 Collection = Workers | Options | One | Many | Named
 Shape = Scalar | Collection
 

@@ -18,6 +18,7 @@ from engine.errors import BoundaryError
 from engine.messages.worker import EarlyOutcome
 
 from ..tasks import Context, Generation, Output, Sampling
+from ..tracing.attempts import span
 from .conversation import Conversation
 from .records import Call, Message
 from .template import Template
@@ -197,6 +198,8 @@ class _Agent:
 
     async def _use(self, call: Call) -> Message:
         began = time.monotonic()
-        answer = await self.box.answer(call)
+        with span("tool") as notes:
+            answer = await self.box.answer(call)
+            notes.update({"rollmq.tool": answer.name, "rollmq.tool_error": answer.error})
         self.talk.used(answer.name, time.monotonic() - began, answer.error)
         return answer.message(call)

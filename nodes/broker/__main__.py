@@ -27,6 +27,8 @@ from engine.topology import Topology, load
 from engine.topology.applied import running
 from engine.typed import compile_decoder
 
+from ..tracing.export import Exporter, open_exporter
+from ..tracing.rollouts import RolloutSpans
 from .access import Access, Events, open_access
 from .applying import Applying
 from .bodies import Bodies
@@ -76,8 +78,9 @@ def serve(topology: Topology) -> None:
     trainers = Connections(sockets.front, bounds)
     workers = Connections(sockets.control, bounds)
     pipes = _pipes(context, topology, bounds, access)
-    publish = sockets.events.publish
-    shell = Shell(journal, bodies, trainers, workers, pipes, publish, _stages(topology), broker_id)
+    exporter = open_exporter(topology, "broker")
+    tell = (sockets.events.publish, _stages(topology), broker_id, _spans(topology, exporter))
+    shell = Shell(journal, bodies, trainers, workers, pipes, *tell)
 
     def go_by(newer: Topology) -> None:
         configure("broker", newer.log_level)
@@ -103,19 +106,32 @@ def serve(topology: Topology) -> None:
         topology.timeouts.lease_s,
         access,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.stop())
-    spare_collector()
     log.info("broker serves", broker_id=broker_id, endpoint=topology.endpoint("front"))
     try:
-        loop.run()
-        loop.finish(topology.timeouts.drain_s)
+        _run(loop, topology.timeouts.drain_s)
     finally:
         pipes.close_all()
         if access is not None:
             access.close()
         context.destroy(linger=200)
+        if exporter is not None:
+            exporter.close()
     log.info("broker stops")
+
+
+def _run(loop: Loop, drain_s: float) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stop())
+    spare_collector()
+    loop.run()
+    loop.finish(drain_s)
+
+
+def _spans(topology: Topology, exporter: Exporter | None) -> RolloutSpans | None:
+    if topology.traces is None or exporter is None:
+        return None
+    stages = [stage.name for stage in topology.stages]
+    return RolloutSpans(stages, topology.traces.sample, exporter.emit)
 
 
 def rules(topology: Topology) -> Rules:

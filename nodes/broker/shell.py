@@ -36,6 +36,7 @@ from engine.messages import Held, Message, ResultAck, Stop, Welcome, Work, Worke
 from engine.records import Buffer
 from engine.wire import encode, forward, write_json
 
+from ..tracing.rollouts import RolloutSpans
 from .bodies import Bodies
 from .peers import Connections, WorkPipes
 
@@ -53,6 +54,7 @@ class Shell:
         publish: Any,
         stages: Sequence[tuple[str, float]],
         broker_id: str,
+        spans: RolloutSpans | None = None,
     ) -> None:
         self._journal = journal
         self._bodies = bodies
@@ -62,6 +64,7 @@ class Shell:
         self._publish = publish
         self._stages = stages
         self._broker_id = broker_id
+        self._spans = spans
         self._position = journal.durable
         self._gated: deque[tuple[int, Instruction, float]] = deque()
         self._settled: defaultdict[str, list[Held]] = defaultdict(list)
@@ -98,12 +101,17 @@ class Shell:
                 self._tell(instruction.client_id, instruction.message)
             else:
                 self._gated.append((self._position, instruction, now))
+        if self._spans is not None:
+            self._spans.take(instructions, time.time_ns())
+            self._spans.accepted(self._position)
 
     def release(self) -> None:
         """Carry out everything whose ground is durable, then send the batched answers."""
         durable = self._journal.durable
         gated = self._gated
         now = time.monotonic()
+        if self._spans is not None:
+            self._spans.durable(durable, time.time_ns())
         while gated and gated[0][0] <= durable:
             _, instruction, decided_at = gated.popleft()
             if instruction.__class__ is Dispatch:

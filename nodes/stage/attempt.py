@@ -25,6 +25,7 @@ from engine.wire import Codec, array_buffer, encode, forward, json_buffer, pack,
 from ..sandboxes.contract import Owner, Sandbox, Spec
 from ..sandboxes.link import AttemptSandboxes, Link
 from ..tasks import Generation, Model, Output, Sampling
+from ..tracing.attempts import CURRENT, AttemptSpans, span
 from .handlers import Handler, is_async
 from .table import SlotTable, Watched
 
@@ -60,7 +61,11 @@ class Sessions:
         if self._model is None:
             raise BoundaryError("backend", "the topology has no router", retry=False)
         self._open.add(session)
-        generation = await self._model.generate(session, token_ids, sampling)
+        with span("turn") as notes:
+            notes["rollmq.prompt_tokens"] = len(token_ids)
+            generation = await self._model.generate(session, token_ids, sampling)
+            notes["rollmq.tokens"] = len(generation.token_ids)
+            notes["rollmq.finish_reason"] = generation.finish_reason
         if self.policy_version is None and len(generation.policy_spans):
             self.policy_version = int(generation.policy_spans[0, 2])
         return generation
@@ -109,7 +114,8 @@ class AttemptContext:
 
     async def sandbox(self, spec: Spec | None = None) -> Sandbox:
         """Start a sandbox, or return the pinned one. Raises: BoundaryError("sandbox")."""
-        return await self.sandboxes.open(spec)
+        with span("sandbox"):
+            return await self.sandboxes.open(spec)
 
     @property
     def usage(self) -> Usage:
@@ -153,10 +159,12 @@ class Attempt:
         model: Inference | None,
         unpinnable: tuple[str, ...] = (),
         link: Link | None = None,
+        spans: AttemptSpans | None = None,
     ) -> None:
         owner = Owner(work.rollout_id, work.attempt, worker_id)
         self.sandboxes = AttemptSandboxes(link, owner)
         self._unpinnable = unpinnable
+        self._spans = spans
         self._work = work
         self._worker_id = worker_id
         self._node = node
@@ -171,6 +179,8 @@ class Attempt:
     async def run(self, body: list[Any], find: Callable[[str], Handler]) -> Ended:
         """Call the handler; return the result and its frames, whatever happened."""
         self.has_begun = True
+        if self._spans is not None:
+            CURRENT.set(self._spans)  # for this task and the threads that it starts
         self._task = asyncio.current_task()
         deadline = asyncio.get_running_loop().call_later(self._work.timeout_s, self._expire)
         try:

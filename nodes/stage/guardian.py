@@ -295,6 +295,8 @@ class Guardian:
         if now < stay.looked_at + LOOK_S:
             return []
         stay.looked_at = now
+        if not stay.stopping and not self._table.is_any_due(now - self._times.cancel_grace_s):
+            return []
         running = [entry for entry in self._table.entries() if entry.running]
         stay.stopping = {e.held: stay.stopping[e.held] for e in running if e.held in stay.stopping}
         return [entry.held[0] for entry in running if self._is_over(stay, entry, now)]

@@ -34,6 +34,9 @@ from engine.wire import Codec, encode
 
 from ..inference.client import LazyModel, connect, patience_of
 from ..sandboxes.link import AttemptSandboxes, Link
+from ..tracing.attempts import AttemptSpans
+from ..tracing.export import open_exporter
+from ..tracing.spans import is_traced
 from .attempt import Attempt, Ended
 from .handlers import Handlers
 from .pipe import TO_HOST, AreYouThere, Connect, Drop, Here, PipeEnd, Reread
@@ -97,6 +100,7 @@ class Host:
         self._in: Line | None = None
         self._model: LazyModel | None = None
         self._link: Link | None = None
+        self._exporter = open_exporter(topology, node)
         self._unwanted: OrderedDict[Held, None] = OrderedDict()  # stopped before they came
         self._over = asyncio.Event()
 
@@ -143,6 +147,8 @@ class Host:
             await self._model.close()
         if self._link is not None:
             await self._link.close()
+        if self._exporter is not None:
+            self._exporter.close()
 
     def _from_guardian(self) -> None:
         for record in self._pipe.receive():
@@ -220,10 +226,16 @@ class Host:
         self._table.begin(slot, key, time.monotonic() + work.timeout_s)
         attempt = Attempt(
             *(work, self._worker_id, self._node, self._table, slot),
-            *(self._model, self._unpinnable, self._link),
+            *(self._model, self._unpinnable, self._link, self._spans_of(work)),
         )
         task = asyncio.create_task(self._serve(key, attempt, body, slot))
         self._running[key] = Running(task, attempt, slot)
+
+    def _spans_of(self, work: Work) -> AttemptSpans | None:
+        traces, exporter = self._topology.traces, self._exporter
+        if traces is None or exporter is None or not is_traced(work.rollout_id, traces.sample):
+            return None
+        return AttemptSpans(work.rollout_id, work.stage, work.attempt, exporter.emit)
 
     def _refuse(self, work: Work, status: AttemptStatus) -> None:
         refused = StageResult(

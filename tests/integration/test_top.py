@@ -18,13 +18,13 @@ from engine.process import child_environment
 
 from ..topology_kit import ECHO, QUICK, Site, running_topology
 
-DEADLINE_S = 90.0
+DEADLINE_S = READY_S = 240.0
 TASK = Task("t", "kinds.echo", {"n": 1})
 
 
 @pytest.fixture
 def site(short_path: Path) -> Iterator[Site]:
-    with running_topology(short_path, QUICK, {"echo": ECHO}) as running:
+    with running_topology(short_path, QUICK, {"echo": ECHO}, READY_S) as running:
         yield running
 
 

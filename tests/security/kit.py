@@ -130,6 +130,14 @@ def make_keys(directory: Path) -> KeyStore:
     return keys
 
 
+def with_keys_of(site: Keyed, directory: Path, keys: Path) -> Path:
+    """Return a topology file that is the site's but for its keys."""
+    text = site.topology.path.read_text().replace("keys: keys", f"keys: {keys}")
+    file = directory / "other.yaml"
+    file.write_text(text)
+    return file
+
+
 @contextmanager
 def keyed(
     directory: Path, text: str = TEXT, kinds: Mapping[str, str] | None = None

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine import Client, load
+from engine.security import KeyStore
+
 from .cluster import DEADLINE_S, Cluster, free_ports
 
 ROLLMQ = str(Path(sys.executable).with_name("rollmq"))
@@ -45,7 +48,7 @@ stages:
   - {{name: eval, slots: 64, workers: {workers}}}
 """
 
-TIMES = "{heartbeat_s: 1, drain_s: 4, cancel_grace_s: 0.5, retry_delay_s: 0.2, start_s: 120}"
+TIMES = "{heartbeat_s: 0.5, drain_s: 2, cancel_grace_s: 0.5, retry_delay_s: 0.2, start_s: 120}"
 
 
 class Site:
@@ -62,9 +65,13 @@ class Site:
 
     def topology(self, hosts: str, workers: str) -> None:
         """Write a topology: hosts as YAML, and where each stage's workers are."""
-        head = f"version: 1\nname: job\ninsecure: true\ndurability: process\nhosts: {hosts}\n"
+        head = f"version: 1\nname: job\nkeys: keys\ndurability: process\nhosts: {hosts}\n"
         head += f"broker: {{port: {four_ports()}}}\ntimeouts: {TIMES}\n"
-        (self.path / "topology.yaml").write_text(head + STAGES.format(workers=workers))
+        file = self.path / "topology.yaml"
+        file.write_text(head + STAGES.format(workers=workers))
+        store = KeyStore(self.path / "keys")
+        store.make([host.name for host in load(file).hosts])
+        store.add("trainer", "trainer")
 
     def tasks(self, open_: int, gated: int) -> None:
         """Write tasks: some that end at once, and some that wait for the gate."""
@@ -107,10 +114,9 @@ class Site:
     def address(self, job: str) -> Path:
         return self.path / "run" / f"slurm-{job}" / "address.json"
 
-    def front(self, job: str) -> str:
-        """Return where trainers of a job connect."""
-        found: str = json.loads(self.address(job).read_text())["endpoints"]["front"]
-        return found
+    def trainer(self, job: str) -> Client:
+        """Connect to a job as its address book says."""
+        return Client(json.loads(self.address(job).read_text())["topology"], "trainer-0")
 
     def log(self, job: str, host: str) -> str:
         path = self.path / "run" / f"slurm-{job}" / f"{host}.log"

@@ -240,3 +240,9 @@ def test_a_silent_broker_is_a_finding_of_its_own() -> None:
     finding = unreachable("ipc:///run/s/front", 5.0)
     assert (finding.severity, finding.name) == ("critical", "broker-unreachable")
     assert "ipc:///run/s/front" in finding.what
+
+
+def test_the_page_explains_every_finding() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "observability.md").read_text()
+    explained = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert [name for name in explained if name in NAMES] == list(NAMES)
