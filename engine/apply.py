@@ -98,7 +98,9 @@ def _show(answer: dict[str, Any], left: list[dict[str, Any]], console: Console) 
         return
     console.print(changes_table(answer["changes"]))
     if left:
-        console.print(f"{len(left)} of them need a restart and are not applied")
+        console.print(
+            f"not applied, because it needs a restart: {len(left)} of {len(answer['changes'])}"
+        )
 
 
 def _wait(client: Client, topology: Topology, wait_s: float | None) -> None:

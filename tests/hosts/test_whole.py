@@ -25,7 +25,8 @@ def test_the_default_topology_runs_its_examples_on_three_hosts(start: Start) -> 
     wanted = GROUP * len(tasks.read_text().splitlines())
     assert sum(report["outcomes"].values()) == wanted == report["asked"]
     assert not report["outcomes"].get("failed"), report
-    rollouts = map(json.loads, (cluster.directory / "out" / "trajectories.jsonl").open())
+    left = (cluster.directory / "out" / "trajectories.jsonl").read_text()
+    rollouts = map(json.loads, left.splitlines())
     hosts = {
         timing["node"].partition(".")[2] or "a"
         for rollout in rollouts

@@ -74,7 +74,9 @@ def test_workers_come_and_go_and_others_get_other_slots_without_a_restart(
     edit(site, grow)
     apply(site, capsys)
     found = site.until(
-        lambda: (now := workers(site)).keys() >= {"run-1.b"} and now["run-0"][1] == 6 and now,
+        lambda: (
+            (now := workers(site)).keys() >= {"run-0.b", "run-1.b"} and now["run-0"][1] == 6 and now
+        ),
         WAIT_S,
     )
     assert found["run-0.b"][:2] == ("b", 6)
@@ -111,7 +113,7 @@ def test_what_needs_a_restart_is_named_and_left_and_the_rest_is_done(
     assert main(["apply", str(site.topology.path), "--dry-run"]) == 3
     shown = capsys.readouterr().out.splitlines()
     assert shown[1].split() == ["durability", "process", "power", "restart"]
-    assert shown[2] == "1 of them need a restart and are not applied"
+    assert shown[2] == "not applied, because it needs a restart: 1 of 1"
 
 
 def test_a_topology_that_does_not_fit_together_is_refused(
