@@ -81,9 +81,8 @@ def serve(topology: Topology, spans: RolloutSpans | None = None) -> None:
     trainers = Connections(sockets.front, bounds)
     workers = Connections(sockets.control, bounds)
     pipes = _pipes(context, topology, bounds, access)
-    publish = sockets.events.publish
-    stages = _stages(topology)
-    shell = Shell(journal, bodies, trainers, workers, pipes, publish, stages, broker_id, spans)
+    told = (sockets.events.publish, _stages(topology), broker_id, spans)
+    shell = Shell(journal, bodies, trainers, workers, pipes, *told)
 
     def go_by(newer: Topology) -> None:
         configure("broker", newer.log_level)
