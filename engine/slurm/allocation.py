@@ -18,7 +18,7 @@ from typing import Self
 
 from ..errors import NodeFailed
 
-ANSWER_S = 30.0
+ANSWER_S = 90.0  # Slurm itself gives up after its MessageTimeout, and says so
 RUNS_STEPS = {"IDLE", "ALLOCATED", "MIXED", "COMPLETING"}
 LOST = {"DOWN", "NOT_RESPONDING", "POWERED_DOWN", "POWERING_DOWN", "REBOOT_ISSUED", "INVALID_REG"}
 _FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")

@@ -24,7 +24,7 @@ from typing import Literal
 
 import structlog
 
-from ..errors import RollmqError
+from ..errors import NodeFailed, RollmqError
 from ..logs import configure
 from ..topology import Topology, load
 from .allocation import ask
@@ -34,6 +34,7 @@ log = structlog.get_logger()
 LOOK_S = 0.2
 DRAINS = 3  # one after the other
 BEATS = 30  # heartbeats of the topology, of silence, after which the launcher counts as gone
+INSIST_S, INSIST_EVERY_S = 3600.0, 10.0  # a controller may be away for a while
 Ending = Literal["ended", "asked", "alone"]
 
 
@@ -75,7 +76,7 @@ def _run(topology: Topology, host: str, shared: Path, stopping: list[int]) -> in
         with contextlib.suppress(OSError):  # another host's of this job, on the same machine
             topology.run_dir.parent.rmdir()
     if ending == "alone":
-        _begin_again()
+        _begin_again(shared / f"{host}.log")
     return process.returncode
 
 
@@ -100,12 +101,30 @@ def _wait(process: "subprocess.Popen[bytes]", stopping: list[int], patience_s: f
     return "asked" if stopping else "ended"
 
 
-def _begin_again() -> None:
-    """Ask Slurm to begin a batch job again. Raises: NodeFailed if it refuses."""
-    job_id = os.environ["SLURM_JOB_ID"]
-    if "BatchFlag=1" in ask("scontrol", "--oneliner", "show", "job", job_id):
-        log.error("asking Slurm to begin the job again", job_id=job_id)
-        ask("scontrol", "requeue", job_id)
+def _begin_again(book: Path) -> None:
+    """Ask Slurm to begin a batch job again, until it does; what it answers goes to a file.
+
+    Raises: NodeFailed if it never does; OSError.
+    """
+    job_id, deadline = os.environ["SLURM_JOB_ID"], time.monotonic() + INSIST_S
+    while True:
+        try:
+            if "BatchFlag=1" in ask("scontrol", "--oneliner", "show", "job", job_id):
+                _note(book, f"nothing was heard from job {job_id}'s launcher: begin it again")
+                ask("scontrol", "requeue", job_id)
+        except NodeFailed as wrong:
+            _note(book, str(wrong))
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(INSIST_EVERY_S)
+
+
+def _note(book: Path, text: str) -> None:
+    """Write to a host's log, which nobody else does once its `srun` is gone."""
+    with book.open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
 
 
 def _end(process: "subprocess.Popen[bytes]", patience_s: float) -> bool:

@@ -78,11 +78,9 @@ def serve(topology: Topology) -> None:
     trainers = Connections(sockets.front, bounds)
     workers = Connections(sockets.control, bounds)
     pipes = _pipes(context, topology, bounds, access)
-    publish = sockets.events.publish
     exporter = open_exporter(topology, "broker")
-    spans = _spans(topology, exporter)
-    stages = _stages(topology)
-    shell = Shell(journal, bodies, trainers, workers, pipes, publish, stages, broker_id, spans)
+    tell = (sockets.events.publish, _stages(topology), broker_id, _spans(topology, exporter))
+    shell = Shell(journal, bodies, trainers, workers, pipes, *tell)
 
     def go_by(newer: Topology) -> None:
         configure("broker", newer.log_level)
@@ -108,13 +106,9 @@ def serve(topology: Topology) -> None:
         topology.timeouts.lease_s,
         access,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.stop())
-    spare_collector()
     log.info("broker serves", broker_id=broker_id, endpoint=topology.endpoint("front"))
     try:
-        loop.run()
-        loop.finish(topology.timeouts.drain_s)
+        _run(loop, topology.timeouts.drain_s)
     finally:
         pipes.close_all()
         if access is not None:
@@ -123,6 +117,14 @@ def serve(topology: Topology) -> None:
         if exporter is not None:
             exporter.close()
     log.info("broker stops")
+
+
+def _run(loop: Loop, drain_s: float) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stop())
+    spare_collector()
+    loop.run()
+    loop.finish(drain_s)
 
 
 def _spans(topology: Topology, exporter: Exporter | None) -> RolloutSpans | None:

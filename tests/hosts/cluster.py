@@ -38,13 +38,15 @@ TIMES = {"heartbeat_s": 0.5, "lease_s": LEASE_S, "start_s": START_S, "drain_s": 
 class Cluster(Scene):
     """The scene of chaos on many hosts: `launchers` instead of one launcher."""
 
-    def __init__(self, directory: Path, net: Net, **topology: Any) -> None:
-        topology = {"stages": STAGES, **topology}
-        topology["hosts"] = {host: {"address": net.address(host)} for host in HOSTS}
-        topology["keys"] = "keys"
+    def __init__(self, directory: Path, net: Net, text: str | None = None, **topology: Any) -> None:
+        """Write the topology of the keys given, or `text` with another section `hosts`."""
+        topology = {"stages": STAGES, "keys": "keys", "durability": "process", **topology}
         topology["timeouts"] = {**TIMES, **topology.get("timeouts", {})}
-        super().__init__(directory, durability="process", **topology)
+        super().__init__(directory, **topology)
+        if text is not None:
+            self.topology.write_text(text)
         self.net = net
+        self.write(hosts={host: {"address": net.address(host)} for host in HOSTS})
         self.launchers: dict[str, subprocess.Popen[bytes]] = {}
         self.rollmq("keys", "new", "keys", "--topology", "topology.yaml")
         self.rollmq("keys", "add", "keys", "trainer", "--role", "trainer")
@@ -74,7 +76,7 @@ class Cluster(Scene):
         """Start a host's launcher; `ready` waits for it."""
         with self._output(f"up-{host}").open("wb") as output, self.net.inside(host):
             self.launchers[host] = subprocess.Popen(
-                [ROLLMQ, "up", "topology.yaml", "--host", host],
+                [ROLLMQ, "up", "topology.yaml", "--host", host, "--wait-s", f"{START_S:g}"],
                 cwd=self.directory,
                 env=self.environment,
                 stdout=output,

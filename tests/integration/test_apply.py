@@ -108,6 +108,10 @@ def test_what_needs_a_restart_is_named_and_left_and_the_rest_is_done(
     assert (status, told["left"], told["revision"]) == (3, 1, 2)
     status, told = apply(site, capsys, "--dry-run")
     assert [each["what"] for each in told["changes"]] == ["durability"]
+    assert main(["apply", str(site.topology.path), "--dry-run"]) == 3
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1].split() == ["durability", "process", "power", "restart"]
+    assert shown[2] == "1 of them need a restart and are not applied"
 
 
 def test_a_topology_that_does_not_fit_together_is_refused(

@@ -115,6 +115,7 @@ def entry(**changes: object) -> bytes:
         entry(name="t\n"),
         entry(more=1),
     ],
+    ids=lambda _: "text",  # keys are fresh in every process
 )
 def test_what_is_no_list_is_refused(text: bytes) -> None:
     with pytest.raises(KeysError):

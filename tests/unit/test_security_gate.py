@@ -1,5 +1,6 @@
 """What a key may say to the broker, and to the router."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,19 +8,19 @@ import pytest
 from engine.messages import Announced, Cancel, Heartbeat, Hello, NodeHello, StageResult, WorkerHello
 from engine.security import Allowed, Denied
 from engine.security.allowed import Entry
-from engine.topology import Node
+from engine.topology import Topology, load
 from nodes.broker.gate import Gate
 
 from .test_security_allowed import HOST, LIST, OPERATOR, OTHER_HOST, STRANGER, TRAINER
 
-NODES = {
-    node.name: node
-    for node in (
-        Node("run-0", "worker", "a", "run", 0),
-        Node("run-1", "worker", "b", "run", 1),
-        Node("router", "router", "a", "router", 0),
-    )
-}
+TEXT = """
+version: 1
+run_dir: /tmp/r
+hosts: {a: {address: 10.0.0.1}, b: {address: 10.0.0.2}}
+keys: keys
+stages: [{name: run}]
+router: {}
+"""
 BOOT = "0123456789ab"
 
 
@@ -28,14 +29,21 @@ class List:
         self.allowed = allowed
 
 
+@pytest.fixture(scope="module")
+def topology(tmp_path_factory: pytest.TempPathFactory) -> Topology:
+    file: Path = tmp_path_factory.mktemp("t") / "topology.yaml"
+    file.write_text(TEXT)
+    return load(file)
+
+
 @pytest.fixture
 def listed() -> List:
     return List(LIST)
 
 
 @pytest.fixture
-def gate(listed: List) -> Gate:
-    return Gate(listed, NODES, "a")
+def gate(listed: List, topology: Topology) -> Gate:
+    return Gate(listed, topology)
 
 
 def hello(node: str, host: str) -> WorkerHello:
@@ -64,11 +72,11 @@ KEYS = {
     ("whose", "node", "host", "may"),
     [
         ("a", "run-0", "a", True),
-        ("a", "run-1", "b", False),
+        ("a", "run-0.b", "b", False),
         ("a", "run-0", "b", False),
-        ("b", "run-1", "b", True),
+        ("b", "run-0.b", "b", True),
         ("b", "run-0", "a", False),
-        ("b", "run-1", "a", False),
+        ("b", "run-0.b", "a", False),
         ("trainer a", "run-0", "a", False),
         ("operator", "run-0", "a", False),
         ("stranger", "run-0", "a", False),
@@ -80,12 +88,12 @@ def test_a_worker_lives_on_its_keys_host(
 ) -> None:
     key = KEYS[whose]
     assert says(gate, key, hello(node, host), f"{node}-{BOOT}") is may
-    if host == NODES[node].host:
+    if host == ("b" if node.endswith(".b") else "a"):
         assert says(gate, key, Heartbeat(f"{node}-{BOOT}", (), 0.0), f"{node}-{BOOT}") is may
 
 
 def test_a_connections_id_is_of_its_keys_host_too(gate: Gate) -> None:
-    assert not says(gate, OTHER_HOST, hello("run-1", "b"), f"run-0-{BOOT}")
+    assert not says(gate, OTHER_HOST, hello("run-0.b", "b"), f"run-0-{BOOT}")
 
 
 def test_a_node_has_its_own_role(gate: Gate) -> None:
@@ -105,7 +113,7 @@ def test_only_the_router_tells_of_a_new_policy(gate: Gate) -> None:
     route = f"router-{BOOT}"
     assert says(gate, HOST, Announced("router", "policy_version", 3), route)
     assert not says(gate, HOST, Announced("run-0", "policy_version", 3), f"run-0-{BOOT}")
-    assert not says(gate, OTHER_HOST, Announced("router", "policy_version", 3), f"run-1-{BOOT}")
+    assert not says(gate, OTHER_HOST, Announced("router", "policy_version", 3), f"run-0.b-{BOOT}")
 
 
 def test_a_result_is_of_the_worker_that_sends_it(gate: Gate) -> None:
@@ -139,4 +147,4 @@ def test_a_revoked_key_says_nothing(gate: Gate, listed: List) -> None:
     listed.allowed = LIST.put(Entry("a", "trainer", ())).put(Entry("b", "host", ()))
     with pytest.raises(Denied, match="revoked"):
         gate.trainer(TRAINER, TRAINER, Hello("a", 1))
-    assert not says(gate, OTHER_HOST, hello("run-1", "b"), f"run-1-{BOOT}")
+    assert not says(gate, OTHER_HOST, hello("run-0.b", "b"), f"run-0.b-{BOOT}")
