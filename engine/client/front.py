@@ -46,7 +46,7 @@ class Front:
         self._context = zmq.Context()
         socket = open_socket(self._context, zmq.DEALER, self.bounds, boot_id(client_id[:60]))
         try:
-            self._line = Line(socket, self.endpoint, self._key)
+            self._line = Line(socket, self.endpoint, self._key, lambda: boot_id(client_id[:60]))
         except KeysError:
             self._context.destroy(linger=0)
             raise
