@@ -27,7 +27,7 @@ network, stages that compute, more than one client.
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -62,7 +62,7 @@ class Patience:
     def run(
         self,
         title: str,
-        candidates: dict[str, tuple[Measure, Load]],
+        candidates: Mapping[str, tuple[Measure, Load]],
         key: Callable[[Point], float] = attrgetter("rollouts_per_s"),
     ) -> dict[str, Point]:
         """Measure candidates in alternation; return each one's run in the middle by `key`."""
@@ -103,14 +103,13 @@ def pace(patience: Patience) -> dict[str, Point]:
 
 def many(patience: Patience) -> dict[str, Point]:
     """Measure 2,000 rollouts that run at once."""
-    sides: dict[str, tuple[Measure, Load]] = {"rollmq": (scale_bus.run, MANY), "ray": (_ray, MANY)}
+    sides = {"rollmq": (scale_bus.run, MANY), "ray": (_ray, MANY)}
     return patience.run("many", sides, attrgetter("dispatch_p99_ms"))
 
 
 def curve(patience: Patience) -> dict[str, Point]:
     """Measure the links with and without CURVE."""
     with_keys = partial(scale_bus.run, keys=True)
-    sides: dict[str, tuple[Measure, Load]]
     sides = {"plain": (scale_bus.run, FULL_LINKS), "curve": (with_keys, FULL_LINKS)}
     return patience.run("curve", sides)
 
@@ -161,8 +160,8 @@ def _said(point: Point) -> str:
 
 def show(found: Parts) -> str:
     """Return the table of everything that was measured."""
-    heads = ("part", "candidate", "rollouts/s", "slots busy", "running", "p50 ms", "p99 ms")
-    heads += ("cores", "machine", "CPU ms", "memory MB")
+    heads = ["part", "candidate", "rollouts/s", "slots busy", "running", "p50 ms", "p99 ms"]
+    heads += ["cores", "machine", "CPU ms", "memory MB"]
     rows = [
         (
             part,
@@ -200,8 +199,10 @@ def main() -> None:
         rounds=options.rounds or patience.rounds,
     )
     measures = {"hosts": hosts, "pace": pace, "many": many, "curve": curve}
-    found: Parts = {part: measures[part](patience) for part in options.parts}
-    print(show(found))
+    found: Parts = {}
+    for part in options.parts:
+        found[part] = measures[part](patience)
+        print(show({part: found[part]}), flush=True)
     figures = values(found)
     write_results("scale", {**figures, "points": found, "processors": os.cpu_count()})
     if options.json:

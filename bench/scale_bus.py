@@ -22,7 +22,7 @@ from engine import load as load_topology
 from engine.security import KeyStore
 from engine.supervisor import Supervisor
 
-START_S = 120.0
+START_S = 300.0
 PORTS = range(20_000, 30_000, 4)
 
 

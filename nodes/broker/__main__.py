@@ -7,6 +7,8 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from engine.topology import Topology, load
 from engine.topology.applied import begin, running
 from engine.typed import compile_decoder
 
-from ..tracing.export import Exporter, open_exporter
+from ..tracing.export import open_exporter
 from ..tracing.rollouts import RolloutSpans
 from .access import Access, Events, open_access
 from .applying import Applying
@@ -51,14 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
         topology = load(options.topology)
         configure("broker", topology.log_level)
         _expect_files()
-        serve(topology)
+        with _traced(topology) as spans:
+            serve(topology, spans)
     except RollmqError as wrong:
         log.critical("broker stopped", error=str(wrong), type=type(wrong).__name__)
         return 1
     return 0
 
 
-def serve(topology: Topology) -> None:
+def serve(topology: Topology, spans: RolloutSpans | None = None) -> None:
     """Bind, recover from the journal, and serve until a signal.
 
     Raises: NodeFailed if an address is taken; JournalError if the journal cannot be used;
@@ -80,9 +83,8 @@ def serve(topology: Topology) -> None:
     trainers = Connections(sockets.front, bounds)
     workers = Connections(sockets.control, bounds)
     pipes = _pipes(context, topology, bounds, access)
-    exporter = open_exporter(topology, "broker")
-    tell = (sockets.events.publish, _stages(topology), broker_id, _spans(topology, exporter))
-    shell = Shell(journal, bodies, trainers, workers, pipes, *tell)
+    told = (sockets.events.publish, _stages(topology), broker_id, spans)
+    shell = Shell(journal, bodies, trainers, workers, pipes, *told)
 
     def go_by(newer: Topology) -> None:
         configure("broker", newer.log_level)
@@ -116,8 +118,6 @@ def serve(topology: Topology) -> None:
         if access is not None:
             access.close()
         context.destroy(linger=200)
-        if exporter is not None:
-            exporter.close()
     log.info("broker stops")
 
 
@@ -129,11 +129,17 @@ def _run(loop: Loop, drain_s: float) -> None:
     loop.finish(drain_s)
 
 
-def _spans(topology: Topology, exporter: Exporter | None) -> RolloutSpans | None:
+@contextmanager
+def _traced(topology: Topology) -> Iterator[RolloutSpans | None]:
+    exporter = open_exporter(topology, "broker")
     if topology.traces is None or exporter is None:
-        return None
+        yield None
+        return
     stages = [stage.name for stage in topology.stages]
-    return RolloutSpans(stages, topology.traces.sample, exporter.emit)
+    try:
+        yield RolloutSpans(stages, topology.traces.sample, exporter.emit)
+    finally:
+        exporter.close()
 
 
 def rules(topology: Topology) -> Rules:

@@ -154,6 +154,7 @@ class Guardian:
         while not drained:
             now = time.monotonic()
             self._take_over(stay, now)
+            self._look(stay, now)
             self._beat(stay, now)
             if self._is_lost(stay, now):
                 return False
@@ -182,10 +183,6 @@ class Guardian:
         if now < self._beat_at:
             return
         self._beat_at = now + self._times.heartbeat_s
-        for line in (stay.line, self._hints):
-            seen = line.look(now)
-            if seen.refused:
-                log.error("refused", error=seen.refused)
         if stay.asked_at is None:
             stay.asked_at = now
             stay.nonce += 1
@@ -201,6 +198,13 @@ class Guardian:
             return Heartbeat(stay.worker_id, self._held(), 0.0, max(lag_s, stay.loop_s))
         culprit = self._table.culprit()
         return Heartbeat(stay.worker_id, self._held(), lag_s, lag_s, culprit)
+
+    def _look(self, stay: Stay, now: float) -> None:
+        """Notice that the broker does not take our key; it is tried again."""
+        for line in (stay.line, self._hints):
+            seen = line.look(now)
+            if seen.refused:
+                log.error("refused by the broker", error=seen.refused)
 
     def _hello(self, stay: Stay, now: float) -> None:
         if not stay.ready:

@@ -184,7 +184,7 @@ class Host:
         for line in (self._out, self._in):
             seen = line.look(now) if line is not None else None
             if seen is not None and seen.refused:
-                log.error("refused", error=seen.refused)
+                log.error("refused by the broker", error=seen.refused)
             if seen is not None and seen.anew and line is self._out:
                 self._send_again(self._unsettled.values())
 

@@ -23,9 +23,10 @@ from engine.security import KeyStore, OwnKey
 from engine.supervisor import Supervisor
 from engine.topology import Topology
 from engine.wire import Codec, encode
-from tests.topology_kit import ECHO, READY_S, Site, prepared
+from tests.topology_kit import ECHO, Site, prepared
 
 PATIENCE_S = 60.0
+START_S = 240.0  # of a machine that has much else to do
 
 TEXT = """\
 version: 1
@@ -144,10 +145,11 @@ def keyed(
 ) -> Iterator[Keyed]:
     """Start a topology with keys, wait until every node is ready, and stop all of it at the end."""
     keys = make_keys(directory / "keys")
-    text = text.format(port=free_ports())
+    first = free_ports(6)
+    text = text.format(port=first, router=first + 4)
     with (
         prepared(directory, text, kinds or {"echo": ECHO}) as topology,
         Supervisor(topology) as supervisor,
     ):
-        supervisor.wait_ready(READY_S)
+        supervisor.wait_ready(START_S)
         yield Keyed(Site(topology, supervisor), keys)
