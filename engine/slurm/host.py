@@ -34,6 +34,7 @@ log = structlog.get_logger()
 LOOK_S = 0.2
 DRAINS = 3  # one after the other
 BEATS = 30  # heartbeats of the topology, of silence, after which the launcher counts as gone
+LEAST_SILENCE_S = 15.0
 INSIST_S, INSIST_EVERY_S = 3600.0, 10.0  # a controller may be away for a while
 Ending = Literal["ended", "asked", "alone"]
 
@@ -66,7 +67,8 @@ def _run(topology: Topology, host: str, shared: Path, stopping: list[int]) -> in
             log.error("the journal is on another node and was not kept there: it begins anew")
     command = [sys.executable, "-m", "engine.cli", "up", str(topology.path), "--host", host]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    ending = _wait(process, stopping, BEATS * topology.timeouts.heartbeat_s)
+    silence_s = max(LEAST_SILENCE_S, BEATS * topology.timeouts.heartbeat_s)
+    ending = _wait(process, stopping, silence_s)
     has_drained = ending != "ended" and _end(process, drain_s(topology))
     if has_drained and has_journal:
         keep(places, node)

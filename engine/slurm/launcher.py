@@ -213,8 +213,8 @@ class SlurmLauncher:
         module: list[str | Path] = [sys.executable, "-m", "engine.slurm.host"]
         module += ["--topology", self._file(step.host), "--host", step.host]
         module += ["--shared", self.directory]
-        where = f"--nodelist={self._placed[step.host]}"
-        command = ["srun", *OPTIONS, where, *map(str, module)]
+        where = (f"--nodelist={self._placed[step.host]}", f"--job-name={step.host}")
+        command = ["srun", *OPTIONS, *where, *map(str, module)]
         environment = {key: value for key, value in os.environ.items() if key != PARENT}
         with self._log(step.host).open("ab") as output:
             output.write(f"$ {shlex.join(command)}\n".encode())
@@ -254,9 +254,7 @@ class SlurmLauncher:
         host, before = step.host, self._placed[step.host]
         node = next_node(host, self._placed, list(self._address_of), up)
         if node is None or (node != before and stays(self._asked, host)):
-            if host not in self._nowhere:
-                self._nowhere[host] = now
-                self._say(f"host {host}: {before} is lost and nothing replaces it: on without it")
+            self._miss(host, before, now)
             return
         if node != before:
             self._say(f"host {host}: {before} is lost, {node} replaces it")
@@ -269,6 +267,14 @@ class SlurmLauncher:
             self._say(f"host {host} is back on {node}")
         step.restarts += 1
         self._start(step)
+
+    def _miss(self, host: str, node: str, now: float) -> None:
+        if host in self._nowhere:
+            return
+        self._nowhere[host] = now
+        why = needs(self._asked, set(self._nowhere))
+        then = f"waiting for it, because {why}" if why else "on without it"
+        self._say(f"host {host}: {node} is lost and nothing replaces it: {then}")
 
     def _expect_enough(self, now: float) -> None:
         """Raise Requeue if hosts are lost for long that the topology cannot go on without."""

@@ -12,7 +12,7 @@ from typing import Any
 from engine import Client, load
 from engine.security import KeyStore
 
-from .cluster import DEADLINE_S, Cluster, free_ports
+from .cluster import Cluster, free_ports
 
 ROLLMQ = str(Path(sys.executable).with_name("rollmq"))
 JOB_S = 300.0
@@ -83,13 +83,17 @@ class Site:
         (self.path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def rollmq(self, *words: str) -> str:
+        return self.call(ROLLMQ, *words)
+
+    def call(self, *words: str) -> str:
+        """Return what a command says. Raises: AssertionError with its complaint if it fails."""
         done = subprocess.run(
-            [ROLLMQ, *words],
+            words,
             cwd=self.path,
             env={**self.cluster.environment, "PYTHONPATH": str(self.path), "COLUMNS": "200"},
             capture_output=True,
             text=True,
-            timeout=DEADLINE_S,
+            timeout=JOB_S,
             check=False,
         )
         assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -8,7 +8,7 @@ import pytest
 from engine import Task
 
 from .cluster import NODES, Cluster
-from .site import Site
+from .site import ROLLMQ, Site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -140,6 +140,18 @@ def test_a_cancelled_job_leaves_no_process_and_a_later_one_ends_the_run(
     site.gate.touch()
     assert site.until_over(site.submit_run()) == "COMPLETED"
     site.expect_each_once(100 + GATED)
+
+
+def test_an_allocation_of_ones_own_does_the_same(site: Site) -> None:
+    site.topology("{a: {}, b: {}}", "{b: 1}")
+    site.tasks(20, 0)
+    local = ("--local-dir", str(site.path / "local"))
+    files = ("--tasks", "tasks.jsonl", "--out", "out")
+    command = ("up", "topology.yaml", "--launcher", "slurm", *files, *local)
+    said = site.call("salloc", "--nodes=2", "--ntasks-per-node=1", ROLLMQ, *command)
+    assert "host b is node n2" in said
+    site.expect_each_once(20)
+    assert site.left_on_disks() == []
 
 
 def test_hostile_arguments_reach_slurm_as_they_are(site: Site, cluster: Cluster) -> None:
