@@ -274,7 +274,10 @@ class Topology:
         return {backend.name: backend for backend in self.backends}[name]
 
     def host_by_name(self, node: str) -> str:
-        """Return the host of a node that this topology does not have, or not any more."""
+        """Return the host of a node; of one that this topology does not have, as its name says."""
+        for known in self._all_nodes():
+            if known.name == node:
+                return known.host
         name, dot, host = node.partition(".")
         if dot:
             return host
