@@ -71,7 +71,7 @@ class Keyed:
         return self.site.topology
 
     def client(self, name: str = "t", **options: Any) -> Client:
-        return Client(self.topology.path, key=name, **options)
+        return Client(self.topology.path, key=name, **{"connect_s": PATIENCE_S, **options})
 
     def status(self) -> dict[str, Any]:
         with self.client("operator") as client:
