@@ -16,7 +16,7 @@ from engine.supervisor import Supervisor
 from engine.topology import load
 from tests.topology_kit import ECHO, QUICK, Site, running_topology
 
-WAIT_S = 90.0
+WAIT_S = 180.0
 HOSTS = QUICK.replace("slots: 4", "slots: 4, workers: {a: 1}") + "hosts: {a: {}, b: {}}\n"
 
 Edit = Callable[..., None]
