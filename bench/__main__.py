@@ -13,6 +13,8 @@ BENCHES = (
     "bench.sampling",
     "bench.tools",
     "bench.stages",
+    "bench.ledger",
+    "bench.scale",
 )
 
 for bench in BENCHES:

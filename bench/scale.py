@@ -15,20 +15,23 @@ second round backwards; each figure is of the run in the middle.
           and at how many cores; Ray beside it. `ratio_ray` is of the rates at the last pace
   many    2,000 rollouts in their run stage at once on one broker, and the same with Ray: the time
           from a stage's end to the next one's begin while slots are free, rollouts/s, memory
-  curve   the last pace on one host with and without CURVE: `curve_ratio` is of the rates
+  curve   as many rollouts as one host's links carry, with and without CURVE: `curve_ratio` is of
+          the rates
 
-All simulated hosts, the broker and the client share this machine's processors, so what it says of
-more hosts ends where those are full: the columns `cores` (of the candidate) and `machine` (of all
-that runs here) tell when. Not measured: a real network, stages that compute, more than one client.
+A whole measurement takes about half an hour. All simulated hosts, the broker and the client share
+this machine's processors, so what it says of more hosts ends where those are full: the columns
+`cores` (of the candidate) and `machine` (of all that runs here) tell when. Not measured: a real
+network, stages that compute, more than one client.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 from bench import scale_bus
@@ -43,6 +46,7 @@ HOSTS = (1, 2, 4, 8)
 MEAN_S = 2.0
 PACES_S = (2.0, 0.5, 0.125)
 MANY = Load(hosts=8, run_slots=320, side_slots=80, mean_s=8.0, in_flight=2400)
+FULL_LINKS = Load(hosts=1, run_slots=256, side_slots=64, mean_s=0.125, in_flight=512)
 PARTS = ("hosts", "pace", "many", "curve")
 Parts = dict[str, dict[str, Point]]
 
@@ -55,8 +59,13 @@ class Patience:
     warmup_runs: float
     rounds: int
 
-    def run(self, title: str, candidates: dict[str, tuple[Measure, Load]]) -> dict[str, Point]:
-        """Measure candidates in alternation; return each one's middle run."""
+    def run(
+        self,
+        title: str,
+        candidates: Mapping[str, tuple[Measure, Load]],
+        key: Callable[[Point], float] = attrgetter("rollouts_per_s"),
+    ) -> dict[str, Point]:
+        """Measure candidates in alternation; return each one's run in the middle by `key`."""
 
         def timed(measure: Measure, load: Load, seconds: float) -> Point:
             return measure(load, seconds, WARMUP_S + self.warmup_runs * load.mean_s)
@@ -65,7 +74,7 @@ class Patience:
             print(f"{title}: {name}: {_said(point)}", file=sys.stderr, flush=True)
 
         calls = {name: partial(timed, *candidate) for name, candidate in candidates.items()}
-        return interleave(calls, self.seconds, self.rounds, report=report)
+        return interleave(calls, self.seconds, self.rounds, key=key, report=report)
 
 
 FULL, QUICK = Patience(20.0, 3.0, 3), Patience(6.0, 2.0, 1)
@@ -94,13 +103,14 @@ def pace(patience: Patience) -> dict[str, Point]:
 
 def many(patience: Patience) -> dict[str, Point]:
     """Measure 2,000 rollouts that run at once."""
-    return patience.run("many", {"rollmq": (scale_bus.run, MANY), "ray": (_ray, MANY)})
+    sides = {"rollmq": (scale_bus.run, MANY), "ray": (_ray, MANY)}
+    return patience.run("many", sides, attrgetter("dispatch_p99_ms"))
 
 
 def curve(patience: Patience) -> dict[str, Point]:
     """Measure the links with and without CURVE."""
-    load = full_host(1, PACES_S[-1] / HOSTS[-1])
-    sides = {"plain": (scale_bus.run, load), "curve": (partial(scale_bus.run, keys=True), load)}
+    with_keys = partial(scale_bus.run, keys=True)
+    sides = {"plain": (scale_bus.run, FULL_LINKS), "curve": (with_keys, FULL_LINKS)}
     return patience.run("curve", sides)
 
 
@@ -150,8 +160,8 @@ def _said(point: Point) -> str:
 
 def show(found: Parts) -> str:
     """Return the table of everything that was measured."""
-    heads = ("part", "candidate", "rollouts/s", "slots busy", "running", "p50 ms", "p99 ms")
-    heads += ("cores", "machine", "CPU ms", "memory MB")
+    heads = ["part", "candidate", "rollouts/s", "slots busy", "running", "p50 ms", "p99 ms"]
+    heads += ["cores", "machine", "CPU ms", "memory MB"]
     rows = [
         (
             part,
@@ -189,8 +199,10 @@ def main() -> None:
         rounds=options.rounds or patience.rounds,
     )
     measures = {"hosts": hosts, "pace": pace, "many": many, "curve": curve}
-    found: Parts = {part: measures[part](patience) for part in options.parts}
-    print(show(found))
+    found: Parts = {}
+    for part in options.parts:
+        found[part] = measures[part](patience)
+        print(show({part: found[part]}), flush=True)
     figures = values(found)
     write_results("scale", {**figures, "points": found, "processors": os.cpu_count()})
     if options.json:

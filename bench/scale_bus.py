@@ -22,7 +22,7 @@ from engine import load as load_topology
 from engine.security import KeyStore
 from engine.supervisor import Supervisor
 
-START_S = 120.0
+START_S = 300.0
 PORTS = range(20_000, 30_000, 4)
 
 
@@ -64,7 +64,6 @@ def settings(load: Load, port: int, *, keys: bool) -> dict[str, Any]:
             {
                 "name": name,
                 "slots": count,
-                "ready": load.run_slots,  # what runs must find room in eval
                 "workers": dict.fromkeys(hosts, 1),
                 "timeout_s": 3600,
             }

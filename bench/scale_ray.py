@@ -28,6 +28,7 @@ from bench.references.ray_actors import ANSWER_S, NAME, ray
 from bench.scale_shape import EVAL, INIT, Load, Point, Times, Window, run_s
 from bench.workload import Trajectory
 
+START_S = 180.0
 Prompt = tuple[NDArray[np.int32], float]
 Made = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.uint8], float, float, float]
 
@@ -50,7 +51,7 @@ def run(load: Load, seconds: float, warmup_s: float) -> Point:
                 _temp_dir=folder,
             )
             hosts = [_Host(load) for _ in range(load.hosts)]
-            ray.get([ready for host in hosts for ready in host.ready()], timeout=ANSWER_S)
+            ray.get([ready for host in hosts for ready in host.ready()], timeout=START_S)
             return asyncio.run(_measure(hosts, load, seconds, warmup_s))
         except ray.exceptions.RayError as error:
             raise CandidateError(f"{NAME}: {error}") from error

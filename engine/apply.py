@@ -23,6 +23,7 @@ from rich.table import Table
 from .client import Client
 from .client.fleet import apply
 from .errors import NodeFailed
+from .security import operator_name
 from .topology import Topology, load
 
 CONNECT_S = 10.0
@@ -76,7 +77,8 @@ def _apply(options: argparse.Namespace, console: Console) -> int:
     topology = load(options.topology)
     text = options.topology.read_text(encoding="utf-8")
     wish = apply(str(options.topology), text, dry_run=options.dry_run)
-    with Client(options.topology, window=1, connect_s=CONNECT_S) as client:
+    key = operator_name(options.topology)
+    with Client(options.topology, window=1, connect_s=CONNECT_S, key=key) as client:
         answer = client.ask(wish, topology.timeouts.connect_s)
         left = [change for change in answer["changes"] if not change["live"]]
         if not options.json:
@@ -96,7 +98,9 @@ def _show(answer: dict[str, Any], left: list[dict[str, Any]], console: Console) 
         return
     console.print(changes_table(answer["changes"]))
     if left:
-        console.print(f"{len(left)} of them need a restart and are not applied")
+        console.print(
+            f"not applied, because it needs a restart: {len(left)} of {len(answer['changes'])}"
+        )
 
 
 def _wait(client: Client, topology: Topology, wait_s: float | None) -> None:

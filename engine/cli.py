@@ -46,7 +46,7 @@ from .run import Attached, RunOptions, look_up, run
 from .security import operator_name
 from .seeing.doctor import add_doctor
 from .seeing.top import add_top
-from .slurm.commands import add_slurm_options, add_submit, up_on_slurm
+from .slurm.commands import add_slurm_options, add_submit, expect_none, up_on_slurm
 from .supervisor import Supervisor
 from .topology import load, resolved, resolved_yaml
 
@@ -231,6 +231,7 @@ def _say_how_to_go_on(options: argparse.Namespace) -> None:
 def _up(options: argparse.Namespace, console: Console) -> int:
     if options.launcher == "slurm":
         return up_on_slurm(options, console)
+    expect_none(options)
     topology = load(options.topology)
     if options.host and options.host not in {host.name for host in topology.hosts}:
         hosts = ", ".join(host.name for host in topology.hosts)
@@ -247,7 +248,11 @@ def _up(options: argparse.Namespace, console: Console) -> int:
         supervisor.wait_ready(wait_s, lambda: bool(stopping))
         for host, provider in supervisor.sandboxes.items():
             console.print(f"sandboxes on {host}: {provider}")
-        console.print(f"ready: {topology.endpoint('front')}; logs in {topology.run_dir / 'logs'}")
+        if not stopping:
+            where = topology.endpoint("front")
+            console.print(f"ready: {where}; logs in {topology.run_dir / 'logs'}")
+        if not supervisor.pids:
+            console.print("nothing runs here by what was applied: `rollmq apply` can change that")
         while not stopping:
             supervisor.watch()
             time.sleep(WATCH_S)

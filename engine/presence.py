@@ -29,6 +29,7 @@ from .messages import (
 from .messages.trainer import Role
 from .security import Line, node_key
 from .sockets import Bounds, drain, open_socket, send
+from .sockets import boot_id as fresh_boot_id
 from .topology import Topology
 from .wire import Codec, encode, read_buffer
 
@@ -54,7 +55,11 @@ class Presence:
         bounds = Bounds(PENDING, topology.limits.message_bytes)
         self.socket = open_socket(context, zmq.DEALER, bounds, boot_id)
         here = host or topology.node(node).host
-        self._line = Line(self.socket, topology.endpoint("control"), node_key(topology, here))
+        key = node_key(topology, here)
+        name = boot_id.rpartition("-")[0]
+        self._line = Line(
+            self.socket, topology.endpoint("control"), key, lambda: fresh_boot_id(name)
+        )
         self._bounds = bounds
         self.told: deque[tuple[LauncherReply, str | None]] = deque(maxlen=PENDING)
         self._hello = (boot_id, node, role, here)
@@ -96,7 +101,7 @@ class Presence:
             elif isinstance(message, Problem):
                 structlog.get_logger().error("refused by the broker", error=message.message)
                 if message.code == "access":
-                    self._line.refused(time.monotonic())
+                    self._line.again(time.monotonic())
         return asked
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ MODULES = {
 BACKEND_MODULES = {"simulator": "nodes.backends.simulator", "vllm": "nodes.backends.vllm"}
 PROVIDED = "by_"  # before a provider's name in the figures of who keeps sandboxes
 LAST_WORDS = 12  # lines of a node's log that its failure quotes
-SETTLE_S = 3.0  # between the start of a replacement and the end of the next one's predecessor
+SETTLE_S = 3.0  # between a node's replacement and the next one
 LOOK_S = 0.05  # between two hellos while the broker's answer is waited for
 
 
@@ -72,7 +72,7 @@ class Supervisor:
         self._providers: dict[str, str] = {}
         self._seen = Applied(0, "")  # what the broker sent last
         self._to_replace: list[str] = []
-        self._replaced_at = 0.0
+        self._changed_at = 0.0  # when a node was last on its way out or back
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._presence: Presence | None = None
         self._heard: dict[str, Part] | None = None  # by the broker; None: it has not answered
@@ -87,14 +87,11 @@ class Supervisor:
         nodes = self._topology.nodes(self._host)
         private_directory(self._topology.run_dir)
         self._take_locks()
-        _write_address_book(self._topology)
-        if any(node.role == "broker" for node in nodes):
-            begin(self._topology)
-        self._appear()
-        self._write_files(nodes)
-        now = time.monotonic()
-        for node in nodes:
-            self._children.start(node, self._topology, now)
+        try:
+            self._start(nodes)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
@@ -162,6 +159,16 @@ class Supervisor:
             self._presence = self._context = None
         while self._locks:
             self._locks.pop().close()
+
+    def _start(self, nodes: Iterable[Node]) -> None:
+        _write_address_book(self._topology, self._host or "")
+        if any(node.role == "broker" for node in nodes):
+            begin(self._topology)
+        self._appear()
+        self._write_files(nodes)
+        now = time.monotonic()
+        for node in nodes:
+            self._children.start(node, self._topology, now)
 
     def _take_locks(self) -> None:
         """Take the lock of each host; the locks of all hosts are one after another."""
@@ -257,16 +264,15 @@ class Supervisor:
                 self._children.stop(name, self._topology.timeouts.drain_s, now)
 
     def _replace_next(self, now: float) -> None:
-        """Drain the next node that has to be replaced, once the one before it is up again."""
-        if not self._to_replace or self._children.changing or now < self._replaced_at + SETTLE_S:
-            return
-        name = self._to_replace.pop(0)
-        child = self._children.get(name)
-        if child is None:
-            return
-        child.started = self._topology
-        self._children.stop(name, self._topology.timeouts.drain_s, now, comes_back=True)
-        self._replaced_at = now
+        """Drain the next node that has to be replaced, a while after the one before came back."""
+        if self._children.changing:
+            self._changed_at = now
+        elif self._to_replace and now >= self._changed_at + SETTLE_S:
+            child = self._children.get(self._to_replace.pop(0))
+            if child is not None and must_replace(child.node, child.started, self._topology):
+                child.started = self._topology
+                patience_s = self._topology.timeouts.drain_s
+                self._children.stop(child.node.name, patience_s, now, comes_back=True)
 
     def _nodes(self) -> tuple[Node, ...]:
         if self._host is None:
@@ -350,7 +356,8 @@ def _lock(run_dir: Path, host: str) -> IO[str]:
     return lock
 
 
-def _write_address_book(topology: Topology) -> None:
+def _write_address_book(topology: Topology, host: str) -> None:
+    """Write the book whole, from a draft of this host's own: others may write theirs now."""
     edges: Iterable[str] = BROKER_EDGES + (ROUTER_EDGES if topology.router else ())
     book = {
         "name": topology.name,
@@ -358,4 +365,6 @@ def _write_address_book(topology: Topology) -> None:
         "endpoints": {edge: topology.endpoint(edge) for edge in edges},
     }
     text = orjson.dumps(book, option=orjson.OPT_INDENT_2)
-    write_whole(topology.run_dir / "address.json", text, mode=0o600)
+    draft = topology.run_dir / f"address-{host}.json"
+    write_whole(draft, text, mode=0o600)
+    draft.replace(topology.run_dir / "address.json")

@@ -80,6 +80,7 @@ class Router:
         self._requests: dict[str, tuple[messages.Generate, list[Any]]] = {}
         self._answer: tuple[messages.Generated, list[Any]] | None = None
         self._events: deque[events.Event] = deque()
+        self._ended: dict[str, tuple[list[str], list[str]]] = {}  # tickets, sessions: told together
         self._refusals = Refusals()
         self._lag = LoopLag()
         self._tick_s = topology.timeouts.heartbeat_s / TICKS_PER_HEARTBEAT
@@ -123,6 +124,9 @@ class Router:
             if time.monotonic() >= tick_at:
                 tick_at = time.monotonic() + self._tick_s
                 self._tick()
+            for backend in list(self._ended):
+                self._tell_ended(backend)
+            self._handle_all()
             now = time.monotonic()
             self._lag.took(now - woken_at, now)
         self._close()
@@ -208,10 +212,12 @@ class Router:
             case messages.Generate():
                 self._requests.setdefault(message.request_id, (message, body))
                 self._do(events.Asked(peer, message.request_id, message.session))
-            case messages.Abort():
-                self._do(events.Aborted(peer, message.request_id))
-            case messages.Release():
-                self._do(events.Released(message.session))
+            case messages.Abort(request_ids):
+                for request_id in request_ids:
+                    self._do(events.Aborted(peer, request_id))
+            case messages.Release(sessions):
+                for session in sessions:
+                    self._do(events.Released(session))
             case messages.RouterPing():
                 unknown = tuple(each for each in message.open if each not in self._requests)
                 pong = messages.RouterPong(self.router_id, message.number, unknown)
@@ -302,9 +308,9 @@ class Router:
     def _tell_backend(self, instruction: events.Instruction) -> None:
         match instruction:
             case events.Stop(backend, ticket):
-                self._to_backend(backend, messages.Abort(ticket))
+                self._ended.setdefault(backend, ([], []))[0].append(ticket)
             case events.Forget(backend, session):
-                self._to_backend(backend, messages.Release(session))
+                self._ended.setdefault(backend, ([], []))[1].append(session)
             case events.Welcome(backend):
                 self._to_backend(backend, messages.BackendWelcome(self.router_id))
             case events.AskHello(backend):
@@ -344,6 +350,14 @@ class Router:
                     self._presence.tell(Announced(self._node, "policy_version", self._version))
                 self._reply(self.desk.published(told))
 
+    def _tell_ended(self, backend: str) -> None:
+        """Tell a backend what it has to stop and may forget, before anything else is told."""
+        tickets, sessions = self._ended.pop(backend)
+        if tickets:
+            self._to_backend(backend, messages.Abort(tuple(tickets)))
+        if sessions:
+            self._to_backend(backend, messages.Release(tuple(sessions)))
+
     def _to_worker(
         self, client: str, message: messages.ToRunWorker, body: Sequence[Any] = ()
     ) -> None:
@@ -353,6 +367,8 @@ class Router:
     def _to_backend(
         self, backend: str, message: messages.ToBackend, body: Sequence[Any] = ()
     ) -> None:
+        if backend in self._ended:
+            self._tell_ended(backend)
         if not self._backends.send(backend, encode(message, body)):
             self._events.append(events.BackendGone(backend, "its connection is closed"))
 

@@ -90,10 +90,11 @@ class Fake:
                 self.note(f"salt {message.cache_salt}")
                 wanted = min(message.max_tokens, self.options.tokens)
                 self.jobs[message.request_id] = Job(message, wanted, now + self.options.token_s)
-            case Abort(ticket):
-                job = self.jobs.pop(ticket, None)
-                if job is not None:
-                    self.link.answer(Aborted(ticket, len(job.versions)))
+            case Abort(tickets):
+                for ticket in tickets:
+                    job = self.jobs.pop(ticket, None)
+                    if job is not None:
+                        self.link.answer(Aborted(ticket, len(job.versions)))
             case Reset():
                 self.jobs.clear()
                 self.steps.clear()

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import zmq
 
-from ..errors import AccessRefused
+from ..errors import AccessRefused, KeysError
 from ..security import Line, OwnKey, client_key
 from ..sockets import Bounds, boot_id, open_socket
 from ..topology import load
@@ -45,7 +45,11 @@ class Front:
         """Return a socket to the broker. Raises: KeysError."""
         self._context = zmq.Context()
         socket = open_socket(self._context, zmq.DEALER, self.bounds, boot_id(client_id[:60]))
-        self._line = Line(socket, self.endpoint, self._key)
+        try:
+            self._line = Line(socket, self.endpoint, self._key, lambda: boot_id(client_id[:60]))
+        except KeysError:
+            self._context.destroy(linger=0)
+            raise
         return socket
 
     def turn(self, core: Core, now: float) -> None:

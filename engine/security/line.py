@@ -4,10 +4,12 @@ Job: connect a socket; notice that the other side refuses it, which ZeroMQ tells
 anew, after a while, under the key that its file then has.
 Does not know: messages, or what a refusal means to who uses the socket.
 Invariants: over IPC it connects and does nothing more. Between a disconnect and the next connect is
-a pause, so that the other side has forgotten the socket's routing id: a second peer with an id in
-use would be ignored without a word. What waited in the socket is lost then; `look` tells of it.
+a pause, in which the other side forgets the socket's routing id: a second peer with an id in use
+would be ignored without a word. A side that is slower is found out by its silence (`again`), or the
+next id is a fresh one. What waited in the socket is lost; `look` tells of it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import zmq
@@ -41,11 +43,21 @@ NOTHING = Seen()
 
 
 class Line:
-    """A socket and the endpoint that it is connected to; call `look` often, and `close` first."""
+    """A socket and the endpoint that it is connected to; `look` often, `close` at the end."""
 
-    def __init__(self, socket: "zmq.Socket[bytes]", endpoint: str, key: OwnKey | None) -> None:
-        """Connect. Raises: KeysError if the key cannot be read."""
+    def __init__(
+        self,
+        socket: "zmq.Socket[bytes]",
+        endpoint: str,
+        key: OwnKey | None,
+        fresh_id: Callable[[], str] | None = None,
+    ) -> None:
+        """Connect; with `fresh_id`, each later connection has another routing id.
+
+        Raises: KeysError if the key cannot be read.
+        """
         self._socket = socket
+        self._fresh_id = fresh_id
         self._endpoint = endpoint
         self._key = key
         self._monitor: zmq.Socket[bytes] | None = None
@@ -83,8 +95,8 @@ class Line:
             self._follow_key(now)
         return NOTHING
 
-    def refused(self, now: float) -> None:
-        """Connect anew because a message said that our key is not allowed."""
+    def again(self, now: float) -> None:
+        """Connect anew over TCP: a message said that our key is not allowed, or nobody is heard."""
         if self._monitor is not None and self._connect_at is None:
             self._disconnect(now + self._pause_s)
             self._pause_s = min(MOST_PAUSE_S, 2 * self._pause_s)
@@ -92,7 +104,8 @@ class Line:
     def close(self) -> None:
         """Watch no more; the socket itself is closed by who made it."""
         if self._monitor is not None:
-            self._socket.disable_monitor()
+            if not self._socket.closed:
+                self._socket.disable_monitor()
             self._monitor.close(linger=0)
             self._monitor = None
 
@@ -122,7 +135,7 @@ class Line:
         if self._cut_off < CUT_OFF:
             return ""
         if self._key is None:
-            return f"{self._endpoint} refuses {whose}, or is no rollmq"
+            return f"{self._endpoint} refuses {whose}: it asks for a key: give `keys`"
         return (
             f"{self._endpoint} cannot read {whose}: its server key is not the one in "
             f"{self._key.directory}, or it is no rollmq"
@@ -153,6 +166,8 @@ class Line:
                 told, self._told = self._told, str(wrong)
                 return NOTHING if told == self._told else Seen(str(wrong))
             self._version = self._key.version()
+        if self._fresh_id is not None:
+            self._socket.setsockopt(zmq.IDENTITY, self._fresh_id().encode())
         self._connect_at = None
         self._socket.connect(self._endpoint)
         return Seen(anew=True)

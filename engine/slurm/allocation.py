@@ -18,7 +18,7 @@ from typing import Self
 
 from ..errors import NodeFailed
 
-ANSWER_S = 30.0
+ANSWER_S = 90.0  # Slurm itself gives up after its MessageTimeout, and says so
 RUNS_STEPS = {"IDLE", "ALLOCATED", "MIXED", "COMPLETING"}
 LOST = {"DOWN", "NOT_RESPONDING", "POWERED_DOWN", "POWERING_DOWN", "REBOOT_ISSUED", "INVALID_REG"}
 _FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")
@@ -35,7 +35,7 @@ class SlurmNode:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """A job's machines as they were when it began, and which of them runs the batch script."""
+    """A job's machines as they were when it began; `here` is the one of this process, if any."""
 
     job_id: str
     nodes: tuple[SlurmNode, ...]
@@ -57,7 +57,7 @@ class Allocation:
         nodes = nodes_of(job_id)
         if not nodes:
             raise NodeFailed(f"Slurm knows no node of job {job_id}")
-        here = environment.get("SLURMD_NODENAME") or nodes[0].name
+        here = environment.get("SLURMD_NODENAME", "")
         return cls(job_id, nodes, here, int(environment.get("SLURM_RESTART_COUNT") or 0))
 
 
@@ -112,7 +112,7 @@ def addresses(nodes: Sequence[SlurmNode], here: str) -> dict[str, str]:
     found = {node.name: _resolved(node.address) for node in nodes}
     others = [found[node.name] for node in nodes if node.name != here]
     named = {node.name: node.address for node in nodes}.get(here, "")
-    if others and found.get(here) != named and ip_address(found[here]).is_loopback:
+    if here in found and others and found[here] != named and ip_address(found[here]).is_loopback:
         found[here] = _own_address(others[0])
     return found
 

@@ -110,10 +110,12 @@ def up_on_slurm(options: argparse.Namespace, console: Console) -> int:
     Raises: RollmqError; KeyboardInterrupt at a second Ctrl-C.
     """
     _expect_run(options)
+    if options.host:
+        raise NodeFailed("--host and --launcher slurm exclude each other: Slurm has every host")
     topology = load(options.topology)
-    stops = _Stops()
     allocation = Allocation.of_environment(os.environ)
     launcher = SlurmLauncher(topology, allocation, _local(options), console.print)
+    stops = _Stops(launcher)
     try:
         status = _run(launcher, options, console) if options.tasks else _stay(launcher, console)
     except Requeue as lost:
@@ -129,17 +131,25 @@ def up_on_slurm(options: argparse.Namespace, console: Console) -> int:
 
 
 class _Stops:
-    """Turns the first signal that asks for an end into KeyboardInterrupt; more change nothing."""
+    """Turns the first signal that asks for an end into KeyboardInterrupt; a drain goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, launcher: SlurmLauncher) -> None:
         self.number = 0
+        self._launcher = launcher
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._take)
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         if not self.number:
             self.number = number
-            raise KeyboardInterrupt
+            if not self._launcher.is_stopping:
+                raise KeyboardInterrupt
+
+
+def expect_none(options: argparse.Namespace) -> None:
+    """Raise NodeFailed if `rollmq up` without Slurm was given what only Slurm's launcher reads."""
+    if options.tasks or options.out or options.local_dir:
+        raise NodeFailed("--tasks, --out and --local-dir need --launcher slurm; see `rollmq run`")
 
 
 def _submit(options: argparse.Namespace, console: Console) -> int:

@@ -8,9 +8,10 @@
 
 Job: start a host's step with `srun`, start it again where it can run, say what is missing, drain.
 Does not know: what a host runs.
-Invariants: a step is ended by the end of its standard input, and only its own `srun` is ever
-signalled. The broker's host is started first and drained last. A host that is nowhere is looked
-after until the end; one that the topology cannot do without ends it with `Requeue`.
+Invariants: a step is ended by the end of its standard input, which carries a beat until then, and
+only its own `srun` is ever signalled. The broker's host is started first and drained last. A host
+that is nowhere is looked after until the end; one that the topology cannot do without ends it with
+`Requeue`.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from ..client import Client
 from ..errors import BrokerUnreachable, NodeFailed
 from ..files import write_whole
 from ..process import PARENT, Backoff, ended_by, last_lines
+from ..security import operator_name
 from ..sockets import private_directory
 from ..supervisor import PROVIDED
 from ..topology import BROKER_EDGES, Topology, load
@@ -42,8 +44,10 @@ from .placing import needs, next_node, place, stays
 from .resolving import resolve
 
 LOOK_S = 2.0  # between two looks at nodes while a host is nowhere
+ASK_AGAIN_S = 15.0  # the same after Slurm did not answer
 KEEP_S = 30.0  # what copying a journal may take beside the drain
 END_S = 40.0  # what Slurm may take to end a step
+POLL_S = 0.1
 LAST_WORDS = 12
 GIVE_UP = 8  # short lives in a row, on a node that is up, after which the run is over
 OPTIONS = (
@@ -109,7 +113,9 @@ class SlurmLauncher:
         self._steps = {host: Step(host) for host in hosts}
         self._nowhere: dict[str, float] = {}
         self._look_at = 0.0
+        self._beat_at = 0.0
         self.sandboxes: dict[str, str] = {}
+        self.is_stopping = False
 
     def __enter__(self) -> Self:
         """Start every host's step. Raises: OSError."""
@@ -148,16 +154,14 @@ class SlurmLauncher:
         host's launcher keeps ending right after its start.
         """
         now = time.monotonic()
+        self._beat(now)
         for step in self._steps.values():
             if step.srun is not None and step.srun.poll() is not None:
                 self._plan_restart(step, now)
         due = [step for step in self._steps.values() if step.srun is None and now >= step.start_at]
         if due and now >= self._look_at:
             self._look_at = now + LOOK_S
-            up = {node.name for node in nodes_of(self._job_id) if node.is_up}
-            for step in due:
-                self._restart(step, up, now)
-            self._expect_enough(now)
+            self._restart_all(due, now)
 
     def wait_ready(self, deadline_s: float) -> None:
         """Wait until every node of the topology has said hello to the broker.
@@ -171,12 +175,13 @@ class SlurmLauncher:
             missing = self._missing()
             if not missing:
                 return
-            time.sleep(0.1)
+            time.sleep(POLL_S)
         told = "\n".join(map(self._last_words, self._steps))
         raise NodeFailed(f"not ready after {deadline_s:g} s: {', '.join(sorted(missing))}\n{told}")
 
     def stop(self) -> None:
         """Drain the hosts, the broker's last; then make sure."""
+        self.is_stopping = True
         last = self._asked.broker.host
         self._stop_some([step for step in self._steps.values() if step.host != last])
         self._stop_some([self._steps[last]])
@@ -208,8 +213,8 @@ class SlurmLauncher:
         module: list[str | Path] = [sys.executable, "-m", "engine.slurm.host"]
         module += ["--topology", self._file(step.host), "--host", step.host]
         module += ["--shared", self.directory]
-        where = f"--nodelist={self._placed[step.host]}"
-        command = ["srun", *OPTIONS, where, *map(str, module)]
+        where = (f"--nodelist={self._placed[step.host]}", f"--job-name={step.host}")
+        command = ["srun", *OPTIONS, *where, *map(str, module)]
         environment = {key: value for key, value in os.environ.items() if key != PARENT}
         with self._log(step.host).open("ab") as output:
             output.write(f"$ {shlex.join(command)}\n".encode())
@@ -222,6 +227,8 @@ class SlurmLauncher:
                 env=environment,
                 process_group=0,
             )
+        assert step.srun.stdin is not None
+        os.set_blocking(step.srun.stdin.fileno(), False)
         step.started_at = time.monotonic()
 
     def _plan_restart(self, step: Step, now: float) -> None:
@@ -232,13 +239,22 @@ class SlurmLauncher:
         step.start_at = now + step.backoff.ended(now - step.started_at)
         self._say(f"host {step.host}: its step on {self._placed[step.host]} ended ({status})")
 
+    def _restart_all(self, due: list[Step], now: float) -> None:
+        try:
+            up = {node.name for node in nodes_of(self._job_id) if node.is_up}
+        except NodeFailed as wrong:  # a controller that restarts does not end the run
+            self._say(f"{wrong}; a host waits for it, asking again in {ASK_AGAIN_S:g} s")
+            self._look_at = now + ASK_AGAIN_S
+            return
+        for step in due:
+            self._restart(step, up, now)
+        self._expect_enough(now)
+
     def _restart(self, step: Step, up: set[str], now: float) -> None:
         host, before = step.host, self._placed[step.host]
         node = next_node(host, self._placed, list(self._address_of), up)
         if node is None or (node != before and stays(self._asked, host)):
-            if host not in self._nowhere:
-                self._nowhere[host] = now
-                self._say(f"host {host}: {before} is lost and nothing replaces it: on without it")
+            self._miss(host, before, now)
             return
         if node != before:
             self._say(f"host {host}: {before} is lost, {node} replaces it")
@@ -252,6 +268,14 @@ class SlurmLauncher:
         step.restarts += 1
         self._start(step)
 
+    def _miss(self, host: str, node: str, now: float) -> None:
+        if host in self._nowhere:
+            return
+        self._nowhere[host] = now
+        why = needs(self._asked, set(self._nowhere))
+        then = f"waiting for it, because {why}" if why else "on without it"
+        self._say(f"host {host}: {node} is lost and nothing replaces it: {then}")
+
     def _expect_enough(self, now: float) -> None:
         """Raise Requeue if hosts are lost for long that the topology cannot go on without."""
         patience_s = self._asked.timeouts.start_s
@@ -262,8 +286,9 @@ class SlurmLauncher:
 
     def _missing(self) -> set[str]:
         names = {node.name for node in self.topology.nodes()}
+        key = operator_name(self.topology.path)
         try:
-            with Client(self.topology.path, connect_s=0.5) as client:
+            with Client(self.topology.path, connect_s=0.5, key=key) as client:
                 status = client.status(2.0)
         except BrokerUnreachable:
             return names
@@ -281,15 +306,26 @@ class SlurmLauncher:
         for srun in running:
             _close(srun)
         deadline = time.monotonic() + drain_s(self._asked) + KEEP_S
+        while any(srun.poll() is None for srun in running) and time.monotonic() < deadline:
+            self._beat(time.monotonic())
+            time.sleep(POLL_S)
         for srun in running:
-            try:
-                srun.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            if srun.poll() is None:
                 self._say("a host did not drain in time: its step is ended")
                 srun.terminate()  # which makes srun end the step
                 ended_by(srun, time.monotonic() + END_S)
         for step in steps:
             step.srun = None
+
+    def _beat(self, now: float) -> None:
+        """Let every host hear that its launcher is there."""
+        if now < self._beat_at:
+            return
+        self._beat_at = now + self._asked.timeouts.heartbeat_s
+        for step in self._steps.values():
+            if step.srun is not None and step.srun.stdin is not None and not step.srun.stdin.closed:
+                with contextlib.suppress(BrokenPipeError, BlockingIOError):
+                    os.write(step.srun.stdin.fileno(), b".")
 
     def _last_words(self, host: str) -> str:
         lines = last_lines(self._log(host), LAST_WORDS)

@@ -208,7 +208,7 @@ STAGE = Section(
         Field(
             "name",
             _NAME,
-            "Its name, which its workers carry too: `run-0`, `run-1`.",
+            "Its name, which its workers carry too: `run-0`, or `run-0.b` on a host b.",
         ),
         Field(
             "workers",
@@ -250,8 +250,12 @@ STAGE = Section(
             Integer(1, 10_000_000),
             "Rollouts that may wait for this stage on one host; more are not admitted to the "
             "stage before.",
-            Derived("the slots of this stage's workers on its largest host"),
-            "One full set waits while one runs, so no slot idles and no sandbox ages.",
+            Derived(
+                "the slots of this stage's workers on its largest host, or of the stage's before "
+                "it if those are more"
+            ),
+            "Every slot of the stage before can be used, one full set waits while one runs, and no "
+            "sandbox ages.",
         ),
         Field(
             "handler",

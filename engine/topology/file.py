@@ -118,7 +118,7 @@ def _topology(values: Values, file: Path) -> Topology:
         broker=BrokerSpec(**{**values["broker"], "host": home}),
         limits=Limits(**values["limits"]),
         timeouts=_timeouts(values["timeouts"]),
-        stages=tuple(_stage(stage, values["hosts"]) for stage in values["stages"]),
+        stages=_stages(values["stages"], values["hosts"]),
         router=_router(values["router"], home),
         backends=tuple(_backend(backend, home) for backend in values["backends"]),
         sandboxes=_sandboxes(values["sandboxes"], values["beside"]),
@@ -138,11 +138,17 @@ def _timeouts(values: Values) -> Timeouts:
     return Timeouts(**{**values, "lease_s": lease_s})
 
 
-def _stage(values: Values, hosts: Iterable[str]) -> Stage:
-    placed = placements(values, hosts)
-    ready = values["ready"] or values["slots"] * max(placed.values())
-    workers = tuple(Placement(host, count) for host, count in placed.items())
-    return Stage(**{**values, "workers": workers, "ready": ready})
+def _stages(stages: list[Values], hosts: Iterable[str]) -> tuple[Stage, ...]:
+    found: list[Stage] = []
+    most_before = 0
+    for values in stages:
+        placed = placements(values, hosts)
+        most = values["slots"] * max(placed.values())
+        ready = values["ready"] or max(most, most_before)  # less, and slots before it never fill
+        workers = tuple(Placement(host, count) for host, count in placed.items())
+        found.append(Stage(**{**values, "workers": workers, "ready": ready}))
+        most_before = most
+    return tuple(found)
 
 
 def _router(values: Values | None, home: str) -> RouterSpec | None:

@@ -20,13 +20,13 @@ from engine.errors import RollmqError
 from engine.journal import Journal, NullJournal
 from engine.ledger import ENTRIES, Ledger, Recovery, Rules, StageRule
 from engine.logs import configure
-from engine.process import die_with_parent, spare_collector, work_in_batches
+from engine.process import PARENT, die_with_parent, spare_collector, work_in_batches
 from engine.records import Buffer
 from engine.sampling import load_filters
 from engine.security import ServerKey, domain_of_work
 from engine.sockets import Bounds, bind, boot_id, open_socket
 from engine.topology import Topology, load
-from engine.topology.applied import running
+from engine.topology.applied import begin, running
 from engine.typed import compile_decoder
 
 from ..tracing.export import open_exporter
@@ -69,6 +69,8 @@ def serve(topology: Topology, spans: RolloutSpans | None = None) -> None:
     """
     broker_id = boot_id("broker")
     wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    if PARENT not in os.environ:  # started by hand: its file holds, as a launcher's would
+        begin(topology)
     topology, applied = running(topology)
     configure("broker", topology.log_level)
     journal = _open_journal(topology, wake)
@@ -108,19 +110,23 @@ def serve(topology: Topology, spans: RolloutSpans | None = None) -> None:
         topology.timeouts.lease_s,
         access,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.stop())
-    spare_collector()
     log.info("broker serves", broker_id=broker_id, endpoint=topology.endpoint("front"))
     try:
-        loop.run()
-        loop.finish(topology.timeouts.drain_s)
+        _run(loop, topology.timeouts.drain_s)
     finally:
         pipes.close_all()
         if access is not None:
             access.close()
         context.destroy(linger=200)
     log.info("broker stops")
+
+
+def _run(loop: Loop, drain_s: float) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stop())
+    spare_collector()
+    loop.run()
+    loop.finish(drain_s)
 
 
 @contextmanager

@@ -80,5 +80,5 @@ class Gate:
         return self._topology.host_by_name(node) if known is None else known.host
 
     def _expect_here(self, peer: Peer, node: str, field: str) -> None:
-        if self.host_of(node) != peer.name:
+        if peer != Peer(self.host_of(node), "host"):
             raise Denied(f"{node!r} is not on the host of this key ({peer})", field)

@@ -7,9 +7,11 @@ which field is wrong. The loop knows sockets and the clock; it decides nothing.
 
 import os
 import re
+import select
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,11 +175,14 @@ class Loop:
             self._lag.took(now - woken_at, now)
 
     def _let_gather(self) -> None:
-        """Begin turns apart, the further the more the last one handled; after a pause, at once."""
-        gap_s = min(GATHER_S, self._handled * GAP_S_A_MESSAGE)
-        left_s = self._turned_at + gap_s - time.monotonic()
-        if left_s > 0:
-            time.sleep(left_s)
+        """Begin turns apart, the further the more the last one handled; after a pause, at once.
+
+        What is written meanwhile lets go at once of what waited for it: that gathered already.
+        """
+        ends = self._turned_at + min(GATHER_S, self._handled * GAP_S_A_MESSAGE)
+        while (left_s := ends - time.monotonic()) > 0:
+            if select.select([self._sockets.wake], [], [], left_s)[0]:
+                self._written()
         self._turned_at = time.monotonic()
         self._handled = 0
 
@@ -190,9 +195,7 @@ class Loop:
     def _turn(self, ready: dict[Any, int]) -> None:
         now = time.monotonic()
         if self._sockets.wake in ready:
-            os.eventfd_read(self._sockets.wake)
-            if self._journal.failure is not None:
-                raise self._journal.failure
+            self._written()
         if self._sockets.control in ready:
             self._drain("control", self._sockets.control, self._from_node, now)
         if self._sockets.front in ready:
@@ -200,6 +203,13 @@ class Loop:
         if self._sockets.results in ready:
             self._drain("results", self._sockets.results, self._result, now, copy=False)
             self._shell.take(self._ledger.place(now))
+
+    def _written(self) -> None:
+        with suppress(BlockingIOError):  # while messages gathered it was read already
+            os.eventfd_read(self._sockets.wake)
+        if self._journal.failure is not None:
+            raise self._journal.failure
+        self._shell.release()
 
     def _drain(
         self,

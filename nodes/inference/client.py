@@ -90,6 +90,9 @@ class RouterModel:
         self._open: dict[str, _Open] = {}
         self._aborts: dict[str, asyncio.Future[int]] = {}
         self._aborted: dict[str, list[asyncio.Future[int]]] = {}  # by session
+        self._stopped: list[str] = []  # requests that the router is not yet told to stop
+        self._released: list[str] = []  # sessions, the same
+        self._telling: asyncio.Handle | None = None
         boot = boot_id(node)
         self._ids = (f"{boot}.{n}" for n in itertools.count(1))
         self._log = structlog.get_logger()
@@ -131,7 +134,8 @@ class RouterModel:
 
     async def release(self, session: str) -> None:
         """End a session; its backend may forget it."""
-        self._pump.send(encode(Release(session)))
+        self._released.append(session)
+        self._tell_soon()
 
     async def settle(self, session: str) -> int:
         """Return the tokens that the session's aborted requests had sampled.
@@ -149,6 +153,7 @@ class RouterModel:
             opened.answer.cancel()
         for count in self._aborts.values():
             _settle(count, 0)
+        self._tell_ended()
         self._line.close()
         self._pump.close()
         self._context.term()
@@ -165,18 +170,36 @@ class RouterModel:
                 self._abort(message)
 
     def _abort(self, message: Generate) -> None:
-        self._pump.send(encode(Abort(message.request_id)))
+        self._stopped.append(message.request_id)
+        self._tell_soon()
         count: asyncio.Future[int] = self._loop.create_future()
         self._aborts[message.request_id] = count
         self._aborted.setdefault(message.session, []).append(count)
         late = self._loop.call_later(self._patience.abort_s, _settle, count, 0)
         count.add_done_callback(lambda _: self._end_abort(message.request_id, late))
 
+    def _tell_soon(self) -> None:
+        """Tell the router once for all that end together: a cancel ends hundreds at a time."""
+        if self._telling is None:
+            self._telling = self._loop.call_soon(self._tell_ended)
+
+    def _tell_ended(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        stopped, self._stopped = tuple(self._stopped), []
+        released, self._released = tuple(self._released), []
+        if stopped:
+            self._pump.send(encode(Abort(stopped)))
+        if released:
+            self._pump.send(encode(Release(released)))
+
     def _end_abort(self, request_id: str, late: asyncio.TimerHandle) -> None:
         late.cancel()
         self._aborts.pop(request_id, None)
 
     def _send(self, frames: list[Any]) -> None:
+        self._tell_ended()  # what is asked for now may be of a session that was released before
         try:
             self._pump.send(frames)
         except LocalProtocolError as wrong:

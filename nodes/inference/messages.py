@@ -42,17 +42,17 @@ class Generate(Record, frozen=True):
 
 
 class Abort(Record, frozen=True):
-    """Stop a request; `aborted` is the answer, unless it has another one already."""
+    """Stop requests; `aborted` is each one's answer, unless it has another one already."""
 
     kind: ClassVar[str] = "abort"
-    request_id: Annotated[Id, "the request; towards a backend, its ticket"]
+    request_ids: Annotated[tuple[Id, ...], "the requests; towards a backend, their tickets"]
 
 
 class Release(Record, frozen=True):
-    """End a session and whatever of it is still running."""
+    """End sessions and whatever of them is still running."""
 
     kind: ClassVar[str] = "release"
-    session: Annotated[Session, "the session"]
+    sessions: Annotated[tuple[Session, ...], "the sessions"]
 
 
 class RouterPing(Record, frozen=True):

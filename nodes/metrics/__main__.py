@@ -23,6 +23,7 @@ from engine.errors import NodeFailed, RollmqError
 from engine.logs import configure
 from engine.presence import Presence
 from engine.process import die_with_parent
+from engine.reread import reread_on_hangup
 from engine.sockets import boot_id
 from engine.topology import Topology, load
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         topology = load(options.topology)
         configure(options.name, topology.log_level)
+        reread_on_hangup(options.topology, options.name)
         serve(topology, options.name, over)
     except RollmqError as wrong:
         log.critical("exporter stopped", error=str(wrong))

@@ -47,6 +47,7 @@ from .table import SPARE, Entry, SlotTable, shared_memory
 log = structlog.get_logger()
 LOOK_S = 0.1  # between two looks for handlers past their deadline
 STALLED_S = 1.0  # a loop that has not answered for this long stands still
+SILENT_LEASES = 2  # without a word of the broker, before the connection is made anew
 LAST_WORDS_S = 2.0  # how long the broker may take to hear that a host is gone
 KILL_WAIT_S = 5.0
 
@@ -66,6 +67,7 @@ class Stay:
     told_drain: bool = False
     broker_id: str = ""
     said_hello_at: float = 0.0
+    heard_at: float = 0.0
     asked_at: float | None = None
     looked_at: float = 0.0
     loop_s: float = 0.0  # what the loop's last answer took
@@ -154,6 +156,7 @@ class Guardian:
         while not drained:
             now = time.monotonic()
             self._take_over(stay, now)
+            self._look(stay, now)
             self._beat(stay, now)
             if self._is_lost(stay, now):
                 return False
@@ -182,10 +185,6 @@ class Guardian:
         if now < self._beat_at:
             return
         self._beat_at = now + self._times.heartbeat_s
-        for line in (stay.line, self._hints):
-            seen = line.look(now)
-            if seen.refused:
-                log.error("refused", error=seen.refused)
         if stay.asked_at is None:
             stay.asked_at = now
             stay.nonce += 1
@@ -201,6 +200,16 @@ class Guardian:
             return Heartbeat(stay.worker_id, self._held(), 0.0, max(lag_s, stay.loop_s))
         culprit = self._table.culprit()
         return Heartbeat(stay.worker_id, self._held(), lag_s, lag_s, culprit)
+
+    def _look(self, stay: Stay, now: float) -> None:
+        """Notice that the broker does not take our key; it is tried again."""
+        if stay.ready and now - stay.heard_at > SILENT_LEASES * self._times.lease_s:
+            stay.heard_at = now
+            stay.line.again(now)
+        for line in (stay.line, self._hints):
+            seen = line.look(now)
+            if seen.refused:
+                log.error("refused by the broker", error=seen.refused)
 
     def _hello(self, stay: Stay, now: float) -> None:
         if not stay.ready:
@@ -221,6 +230,7 @@ class Guardian:
 
     def _from_broker(self, stay: Stay) -> None:
         for message in _messages(stay.control, self._to_node):
+            stay.heard_at = time.monotonic()
             match message:
                 case WorkerWelcome(broker_id, work, drop):
                     self._welcomed(stay, broker_id, work)
@@ -234,7 +244,7 @@ class Guardian:
                 case Problem(code, where, why):
                     log.error("the broker refused our message", field=where, error=why)
                     if code == "access":
-                        stay.line.refused(time.monotonic())
+                        stay.line.again(time.monotonic())
 
     def _welcomed(self, stay: Stay, broker_id: str, work: str) -> None:
         if broker_id != stay.broker_id:
@@ -272,6 +282,7 @@ class Guardian:
     def _is_ready(self, stay: Stay, now: float) -> None:
         if not stay.ready:
             stay.ready = True
+            stay.heard_at = now
             self._hello(stay, now)
 
     def _is_lost(self, stay: Stay, now: float) -> bool:
@@ -295,6 +306,8 @@ class Guardian:
         if now < stay.looked_at + LOOK_S:
             return []
         stay.looked_at = now
+        if not stay.stopping and not self._table.is_any_due(now - self._times.cancel_grace_s):
+            return []
         running = [entry for entry in self._table.entries() if entry.running]
         stay.stopping = {e.held: stay.stopping[e.held] for e in running if e.held in stay.stopping}
         return [entry.held[0] for entry in running if self._is_over(stay, entry, now)]

@@ -43,6 +43,7 @@ from .pipe import TO_HOST, AreYouThere, Connect, Drop, Here, PipeEnd, Reread
 from .table import SlotTable, slots_of
 
 log = structlog.get_logger()
+MOST_PATIENCE_S = 300.0  # until a result that nobody settles is sent again
 UNWANTED = 65_536  # attempts stopped before their work arrived; the oldest are forgotten
 
 
@@ -57,11 +58,16 @@ class Running:
 
 @dataclass(slots=True)
 class Unsettled:
-    """A result that the broker has not settled yet."""
+    """A result that the broker has not settled yet; `patience_s` is how long that may take.
+
+    It doubles with each time it is sent again, so that a link that is slow is not filled with what
+    is under way on it already.
+    """
 
     slot: int
     frames: list[Any]
     sent_at: float
+    patience_s: float
     sandboxes: AttemptSandboxes
 
 
@@ -150,7 +156,7 @@ class Host:
                 case AreYouThere(nonce):
                     self._pipe.send(Here(nonce))
                     self._look(time.monotonic())
-                    self._send_again(time.monotonic() - self._topology.timeouts.lease_s)
+                    self._send_late(time.monotonic())
                 case Connect(broker_id, work):
                     self._connect(broker_id, work)
                 case Drop(held):
@@ -171,23 +177,28 @@ class Host:
             pull = open_socket(self._context, zmq.PULL, self._bounds)
             self._in = Line(pull, work, self._key)
             self._work = Pump(pull, self._receive, self._bounds, copy=False)
-        self._send_again(time.monotonic())
+        self._send_again(self._unsettled.values())
 
     def _look(self, now: float) -> None:
         """Notice refused connections, and what they may have lost."""
         for line in (self._out, self._in):
             seen = line.look(now) if line is not None else None
             if seen is not None and seen.refused:
-                log.error("refused", error=seen.refused)
+                log.error("refused by the broker", error=seen.refused)
             if seen is not None and seen.anew and line is self._out:
-                self._send_again(now)
+                self._send_again(self._unsettled.values())
 
-    def _send_again(self, before: float) -> None:
-        """Send what was last sent before that time and is not settled: a cut link may lose it."""
-        for unsettled in self._unsettled.values():
-            if unsettled.sent_at <= before:
-                unsettled.sent_at = time.monotonic()
-                self._results.send(unsettled.frames)
+    def _send_late(self, now: float) -> None:
+        """Send again what is not settled in time: a link that was cut may have lost it."""
+        late = [u for u in self._unsettled.values() if now - u.sent_at >= u.patience_s]
+        for unsettled in late:
+            unsettled.patience_s = min(2 * unsettled.patience_s, MOST_PATIENCE_S)
+        self._send_again(late)
+
+    def _send_again(self, results: Iterable[Unsettled]) -> None:
+        for unsettled in results:
+            unsettled.sent_at = time.monotonic()
+            self._results.send(unsettled.frames)
 
     def _receive(self, messages: Iterable[list[Any]]) -> None:
         for frames in messages:
@@ -243,7 +254,9 @@ class Host:
         del self._running[key]
         self._table.finish(slot)
         frames = attempt.frames(ended, self._bounds.message_bytes)
-        self._unsettled[key] = Unsettled(slot, frames, time.monotonic(), attempt.sandboxes)
+        self._unsettled[key] = Unsettled(
+            slot, frames, time.monotonic(), self._topology.timeouts.lease_s, attempt.sandboxes
+        )
         self._results.send(frames)
 
     def _drop(self, held: Iterable[Held]) -> None:

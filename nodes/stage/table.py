@@ -23,8 +23,10 @@ from engine.messages import Held
 T = TypeVar("T")
 _CURRENT = struct.Struct("<I")
 _RECORD = struct.Struct("<BBHId")
+_DEADLINE = struct.Struct("<d")
 HEADER = 16
 RECORD = 1024
+DEADLINE = _RECORD.size - _DEADLINE.size
 ID_BYTES = RECORD - _RECORD.size
 FREE, RUNNING, FINISHED = 0, 1, 2
 NOBODY = 0
@@ -80,15 +82,25 @@ class SlotTable:
     def entries(self) -> list[Entry]:
         """Return every attempt that is held."""
         found = []
-        for slot in range(1, self.slots + 1):
-            start = HEADER + (slot - 1) * RECORD
-            if self._map[start] == FREE:
+        for slot, noted in enumerate(self._states(), 1):
+            if noted == FREE:
                 continue
+            start = HEADER + (slot - 1) * RECORD
             state, thread, length, attempt, deadline = _RECORD.unpack_from(self._map, start)
             text = start + _RECORD.size
             name = self._map[text : text + length].decode("utf-8", "replace")
             found.append(Entry(slot, (name, attempt), state == RUNNING, bool(thread), deadline))
         return found
+
+    def is_any_due(self, now: float) -> bool:
+        """Return whether the deadline of a running attempt has passed; a fraction of `entries`."""
+        starts = (
+            HEADER + at * RECORD for at, state in enumerate(self._states()) if state == RUNNING
+        )
+        return any(_DEADLINE.unpack_from(self._map, start + DEADLINE)[0] < now for start in starts)
+
+    def _states(self) -> bytes:
+        return self._map[HEADER : HEADER + self.slots * RECORD : RECORD]
 
     def culprit(self) -> str:
         """Return the one rollout whose code runs, or "" if none or more than one does."""

@@ -6,8 +6,10 @@ Invariants: what the agent's sandbox says is a patch and nothing else; tests run
 step that fails without the agent's doing is a BoundaryError.
 """
 
+import os
 import secrets
 import shlex
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +24,8 @@ from .swe_control import failing, function_of
 
 UNPACKED = "/work/repo"
 ARCHIVE = "/work/.archive.tar.gz"
+GZIP = b"\x1f\x8b"
+ARCHIVE_BYTES = 256 * 1024 * 1024
 MOST_BYTES = 4_000_000  # of a file of tests
 PATCH = "/work/.change.patch"
 RUNNER = "/work/.runner.py"
@@ -55,7 +59,7 @@ class Repository:
         Raises: BoundaryError("sandbox"), without retry where the instance itself is at fault.
         """
         if archive:
-            await self._put(ARCHIVE, _read_archive(archive))
+            await self._put(ARCHIVE, read_archive(archive))
             where = shlex.quote(self.path)
             unpack = f"mkdir -p {where} && tar -xzf {ARCHIVE} --strip-components=1 -C {where}"
             await self._must(f"{unpack} && rm {ARCHIVE}", cwd="/work")
@@ -160,9 +164,20 @@ def changed_files(patch: str) -> list[str]:
     return [line.removeprefix("+++ b/").split("\t")[0] for line in lines]
 
 
-def _read_archive(path: str) -> bytes:
+def read_archive(path: str) -> bytes:
+    """Return a gzip file of this host: a task names it, so it is no other file, pipe or device.
+
+    Raises: BoundaryError("handler"), without retry.
+    """
     try:
-        return Path(path).read_bytes()
-    except OSError as wrong:
-        why = f"{path}: {wrong.strerror}"
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            is_plain = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            data = file.read(ARCHIVE_BYTES + 1) if is_plain else b""
+    except (OSError, ValueError) as wrong:
+        why = f"{path!r}: {getattr(wrong, 'strerror', None) or wrong}"
         raise BoundaryError("handler", why, retry=False) from wrong
+    if not data.startswith(GZIP) or len(data) > ARCHIVE_BYTES:
+        why = f"{path!r} is no gzip file of at most {ARCHIVE_BYTES} bytes"
+        raise BoundaryError("handler", why, retry=False)
+    return data

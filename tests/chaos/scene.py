@@ -107,6 +107,16 @@ class Scene:
         self.launcher = None
         assert status == 0, self._output("launcher").read_text()
 
+    def kill_launcher(self) -> None:
+        """Kill the launcher; the kernel ends its nodes."""
+        assert self.launcher is not None
+        everyone = self.everyone()
+        self.launcher.kill()
+        self.launcher.wait(PATIENCE_S)
+        self.launcher.stdout.close()  # type: ignore[union-attr]
+        self.launcher = None
+        until(lambda: not any(map(is_alive, everyone)), "the launcher's nodes to be gone")
+
     def abandon(self) -> None:
         """Kill what is left; the kernel ends the nodes of a launcher that is gone."""
         for process in [*self._trainers, *([self.launcher] if self.launcher else [])]:
@@ -126,7 +136,7 @@ class Scene:
     def nodes(self) -> dict[str, int]:
         """The nodes' process ids now, by name."""
         assert self.launcher is not None
-        return dict(_named(children(self.launcher.pid)))
+        return named(children(self.launcher.pid))
 
     def node(self, name: str) -> int:
         """Return a node's process id, waiting for it to be started."""
@@ -210,6 +220,11 @@ def running(directory: Path, **topology: Any) -> Iterator[Scene]:
             scene.down()
     finally:
         scene.abandon()
+
+
+def named(pids: list[int]) -> dict[str, int]:
+    """Return those of some processes that are nodes, by name."""
+    return dict(_named(pids))
 
 
 def _named(pids: list[int]) -> Iterator[tuple[str, int]]:

@@ -153,7 +153,7 @@ def test_an_aborted_request_is_answered_with_the_tokens_that_it_cost(peer: Peer)
 def abort_running(peer: Peer) -> int:
     ticket = running(peer)
     began = time.monotonic()
-    peer.tell(m.Abort(ticket))
+    peer.tell(m.Abort((ticket,)))
     message, _ = peer.answer(ticket)
     assert isinstance(message, m.Aborted), message
     assert time.monotonic() - began < 5
@@ -164,14 +164,14 @@ def abort_running(peer: Peer) -> int:
 
 def test_an_abort_right_behind_its_request_stops_it_too(peer: Peer) -> None:
     ticket = peer.ask(PROMPT, **LONG)
-    peer.tell(m.Abort(ticket))
+    peer.tell(m.Abort((ticket,)))
     message, _ = peer.answer(ticket)
     assert isinstance(message, m.Aborted)
     assert message.tokens < LONG["max_tokens"]
 
 
 def test_an_abort_of_what_is_not_there_harms_nobody(peer: Peer) -> None:
-    peer.tell(m.Abort("t-unknown"))
+    peer.tell(m.Abort(("t-unknown",)))
     peer.complete(PROMPT, max_tokens=2)
 
 
@@ -180,7 +180,7 @@ def test_heartbeats_name_what_is_in_work_and_count(peer: Peer) -> None:
     assert tickets <= set(peer.held)
     before = peer.figures["tokens"]
     for ticket in tickets:
-        peer.tell(m.Abort(ticket))
+        peer.tell(m.Abort((ticket,)))
         peer.answer(ticket)
     peer.complete(PROMPT, max_tokens=5)
     peer.until(lambda: peer.figures["tokens"] >= before + 5, "tokens counted")

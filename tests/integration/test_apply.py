@@ -17,7 +17,7 @@ from engine.topology import load
 from tests.topology_kit import ECHO, QUICK, Site, running_topology
 
 WAIT_S = 90.0
-HOSTS = QUICK + "hosts: {a: {}, b: {}}\n"
+HOSTS = QUICK.replace("slots: 4", "slots: 4, workers: {a: 1}") + "hosts: {a: {}, b: {}}\n"
 
 Edit = Callable[..., None]
 
@@ -74,7 +74,9 @@ def test_workers_come_and_go_and_others_get_other_slots_without_a_restart(
     edit(site, grow)
     apply(site, capsys)
     found = site.until(
-        lambda: (now := workers(site)).keys() >= {"run-1.b"} and now["run-0"][1] == 6 and now,
+        lambda: (
+            (now := workers(site)).keys() >= {"run-0.b", "run-1.b"} and now["run-0"][1] == 6 and now
+        ),
         WAIT_S,
     )
     assert found["run-0.b"][:2] == ("b", 6)
@@ -82,7 +84,7 @@ def test_workers_come_and_go_and_others_get_other_slots_without_a_restart(
     with Client(site.topology.path, "trainer", connect_s=WAIT_S) as client:
         client.submit(Task("t", "kinds.echo", {}), 32)
         assert {rollout.outcome for rollout in client.rollouts()} == {"completed"}
-    edit(site, lambda file: file["stages"][1].update(workers=1))
+    edit(site, lambda file: file["stages"][1].update(workers={"a": 1}))
     apply(site, capsys)
     site.until(lambda: workers(site).keys() == {"init-0", "run-0", "eval-0"}, WAIT_S)
     site.until(lambda: set(site.supervisor.pids) == {"broker", "init-0", "run-0", "eval-0"}, WAIT_S)
@@ -108,6 +110,10 @@ def test_what_needs_a_restart_is_named_and_left_and_the_rest_is_done(
     assert (status, told["left"], told["revision"]) == (3, 1, 2)
     status, told = apply(site, capsys, "--dry-run")
     assert [each["what"] for each in told["changes"]] == ["durability"]
+    assert main(["apply", str(site.topology.path), "--dry-run"]) == 3
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1].split() == ["durability", "process", "power", "restart"]
+    assert shown[2] == "not applied, because it needs a restart: 1 of 1"
 
 
 def test_a_topology_that_does_not_fit_together_is_refused(
@@ -121,7 +127,7 @@ def test_a_topology_that_does_not_fit_together_is_refused(
 def test_a_broker_that_restarts_goes_on_with_what_was_applied(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(site, lambda file: file["stages"][2].update(workers=2, slots=3))
+    edit(site, lambda file: file["stages"][2].update(workers={"a": 2}, slots=3))
     apply(site, capsys)
     site.until(lambda: workers(site).get("eval-1"), WAIT_S)
     os.kill(site.supervisor.pids["broker"], signal.SIGKILL)
@@ -135,7 +141,7 @@ def test_a_host_that_waits_in_vain_names_the_broker_and_where_it_was_looked_for(
     short_path: Path,
 ) -> None:
     file = short_path / "topology.yaml"
-    file.write_text(HOSTS.replace("- {name: run,", "- {name: run, workers: {b: 1},"))
+    file.write_text(HOSTS.replace("run, slots: 4, workers: {a: 1}", "run, workers: {b: 1}"))
     with Supervisor(load(file), "b") as supervisor, pytest.raises(NodeFailed) as caught:
         supervisor.wait_ready(1.0)
     told = str(caught.value)
@@ -148,7 +154,7 @@ def test_hosts_of_one_machine_start_in_any_order_and_share_a_run_directory(
 ) -> None:
     (short_path / "kinds").mkdir()
     file = short_path / "topology.yaml"
-    file.write_text(HOSTS.replace("- {name: run,", "- {name: run, workers: {b: 1},"))
+    file.write_text(HOSTS.replace("run, slots: 4, workers: {a: 1}", "run, workers: {b: 1}"))
     with Supervisor(load(file), "b") as second, Supervisor(load(file), "a") as first:
         first.wait_ready(WAIT_S)
         second.wait_ready(WAIT_S)

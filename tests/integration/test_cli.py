@@ -354,6 +354,23 @@ def test_a_topology_that_is_up_tells_its_status_and_cancels(folder: Folder) -> N
     assert folder.processes() == []
 
 
+def test_a_run_may_use_a_topology_that_is_up(folder: Folder) -> None:
+    up = folder.start("up", "topology.yaml")
+    assert up.stdout is not None
+    until(lambda: up.stdout.readline().startswith("ready: "))
+    folder.tasks({}, {})
+    ran = folder.run("--attach")
+    assert ran.returncode == 0, ran.stderr
+    assert len(folder.written) == last_line(ran.stdout)["rollouts"] == 4
+    assert folder.call("status", "topology.yaml").returncode == 0
+    assert up.poll() is None
+
+
+def test_up_without_slurm_refuses_what_only_slurm_reads(folder: Folder) -> None:
+    ended = folder.call("up", "topology.yaml", "--tasks", "tasks.jsonl", "--out", "out")
+    assert (ended.returncode, "need --launcher slurm" in ended.stderr) == (1, True)
+
+
 def test_status_of_a_topology_that_is_down_says_so(folder: Folder) -> None:
     told = folder.call("status", "topology.yaml")
     assert told.returncode == 1

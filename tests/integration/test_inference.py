@@ -194,7 +194,7 @@ def test_garbage_is_counted_and_harms_nobody(site: Site) -> None:
         for edge in ("router", "router_backends"):
             socket = open_socket(context, zmq.DEALER, Bounds(), "vandal\xff")
             socket.connect(site.topology.endpoint(edge))
-            kind, header = encode(Release("s"))
+            kind, header = encode(Release(("s",)))
             for frames in ([b""], [b"\0" * 99], [kind, b"{"], [kind, b"{}"], [kind, header, b"x"]):
                 socket.send_multipart(frames)
             await site.until("router", lambda figures: figures["garbage"] >= 5)

@@ -120,7 +120,7 @@ def test_the_second_request_of_a_salt_finds_the_firsts_prompt(desk: Desk) -> Non
 @pytest.mark.parametrize("desk", [{"speed": 0.5}], indirect=True)
 def test_an_abort_is_answered_with_the_tokens_spent(desk: Desk) -> None:
     desk.generate("a")
-    desk.send(Abort("a"))
+    desk.send(Abort(("a",)))
     stopped, _ = desk.await_(Aborted, Generated)
     assert isinstance(stopped, Aborted)
     assert stopped.request_id == "a"
@@ -183,7 +183,7 @@ def test_a_request_that_hangs_is_held_until_it_is_aborted(desk: Desk) -> None:
     desk.generate("a")
     desk.generate("b")
     assert desk.await_(Generated)[0].request_id == "b"
-    desk.send(Abort("a"))
+    desk.send(Abort(("a",)))
     assert desk.await_(Aborted)[0] == Aborted("a", 0)
 
 

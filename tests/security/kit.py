@@ -23,9 +23,10 @@ from engine.security import KeyStore, OwnKey
 from engine.supervisor import Supervisor
 from engine.topology import Topology
 from engine.wire import Codec, encode
-from tests.topology_kit import ECHO, READY_S, Site, prepared
+from tests.topology_kit import ECHO, Site, prepared
 
 PATIENCE_S = 60.0
+START_S = 240.0  # of a machine that has much else to do
 
 TEXT = """\
 version: 1
@@ -130,16 +131,25 @@ def make_keys(directory: Path) -> KeyStore:
     return keys
 
 
+def with_keys_of(site: Keyed, directory: Path, keys: Path) -> Path:
+    """Return a topology file that is the site's but for its keys."""
+    text = site.topology.path.read_text().replace("keys: keys", f"keys: {keys}")
+    file = directory / "other.yaml"
+    file.write_text(text)
+    return file
+
+
 @contextmanager
 def keyed(
     directory: Path, text: str = TEXT, kinds: Mapping[str, str] | None = None
 ) -> Iterator[Keyed]:
     """Start a topology with keys, wait until every node is ready, and stop all of it at the end."""
     keys = make_keys(directory / "keys")
-    text = text.format(port=free_ports())
+    first = free_ports(6)
+    text = text.format(port=first, router=first + 4)
     with (
         prepared(directory, text, kinds or {"echo": ECHO}) as topology,
         Supervisor(topology) as supervisor,
     ):
-        supervisor.wait_ready(READY_S)
+        supervisor.wait_ready(START_S)
         yield Keyed(Site(topology, supervisor), keys)

@@ -26,7 +26,7 @@ from engine.messages import (
 from engine.security import Line, OwnKey
 from engine.topology import BROKER_EDGES
 
-from .kit import Keyed, make_keys
+from .kit import Keyed, make_keys, with_keys_of
 
 TOLD_S = 2.0
 """How soon a refused peer must know; measured from its first look."""
@@ -55,7 +55,7 @@ def strangers(site: Keyed, directory: Path) -> OwnKey:
 def refusal(site: Keyed, edge: str, key: OwnKey | None) -> str:
     """Return what a connecting socket is told."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    wire = context.socket(zmq.DEALER)
+    wire = context.socket({"results": zmq.PUSH, "events": zmq.SUB}.get(edge, zmq.DEALER))
     line = Line(wire, site.site.endpoint(edge), key)
     deadline = time.monotonic() + SLOW_S
     try:
@@ -68,14 +68,6 @@ def refusal(site: Keyed, edge: str, key: OwnKey | None) -> str:
         line.close()
         context.destroy(linger=0)
     return ""
-
-
-def with_keys_of(site: Keyed, directory: Path, keys: Path) -> Path:
-    """Return a topology file that is ours but for its keys."""
-    text = site.topology.path.read_text().replace("keys: keys", f"keys: {keys}")
-    file = directory / "other.yaml"
-    file.write_text(text)
-    return file
 
 
 def test_a_client_without_a_key_is_told_so(site: Keyed) -> None:
@@ -268,7 +260,7 @@ def test_events_are_for_keys_on_the_list(site: Keyed) -> None:
 def refusal_at(endpoint: str, key: OwnKey) -> str:
     """Return what a socket is told; empty once its handshake has succeeded."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    wire = context.socket(zmq.SUB)
+    wire = context.socket(zmq.PULL)
     key.apply(wire)
     monitor = wire.get_monitor_socket(
         int(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)

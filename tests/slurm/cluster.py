@@ -44,6 +44,7 @@ SchedulerParameters=batch_sched_delay=1,sched_interval=5
 JobAcctGatherType=jobacct_gather/none
 SlurmdTimeout={lost_s}
 KillWait={kill_wait_s}
+MessageTimeout=60
 InactiveLimit=0
 MinJobAge=600
 MpiDefault=none

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .cluster import DEADLINE_S, Cluster, free_ports
+from engine import Client, load
+from engine.security import KeyStore
+
+from .cluster import Cluster, free_ports
 
 ROLLMQ = str(Path(sys.executable).with_name("rollmq"))
 JOB_S = 300.0
@@ -45,7 +48,7 @@ stages:
   - {{name: eval, slots: 64, workers: {workers}}}
 """
 
-TIMES = "{heartbeat_s: 1, drain_s: 4, cancel_grace_s: 0.5, retry_delay_s: 0.2, start_s: 120}"
+TIMES = "{heartbeat_s: 0.5, drain_s: 2, cancel_grace_s: 0.5, retry_delay_s: 0.2, start_s: 120}"
 
 
 class Site:
@@ -62,9 +65,13 @@ class Site:
 
     def topology(self, hosts: str, workers: str) -> None:
         """Write a topology: hosts as YAML, and where each stage's workers are."""
-        head = f"version: 1\nname: job\ninsecure: true\ndurability: process\nhosts: {hosts}\n"
+        head = f"version: 1\nname: job\nkeys: keys\ndurability: process\nhosts: {hosts}\n"
         head += f"broker: {{port: {four_ports()}}}\ntimeouts: {TIMES}\n"
-        (self.path / "topology.yaml").write_text(head + STAGES.format(workers=workers))
+        file = self.path / "topology.yaml"
+        file.write_text(head + STAGES.format(workers=workers))
+        store = KeyStore(self.path / "keys")
+        store.make([host.name for host in load(file).hosts])
+        store.add("trainer", "trainer")
 
     def tasks(self, open_: int, gated: int) -> None:
         """Write tasks: some that end at once, and some that wait for the gate."""
@@ -76,13 +83,17 @@ class Site:
         (self.path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def rollmq(self, *words: str) -> str:
+        return self.call(ROLLMQ, *words)
+
+    def call(self, *words: str) -> str:
+        """Return what a command says. Raises: AssertionError with its complaint if it fails."""
         done = subprocess.run(
-            [ROLLMQ, *words],
+            words,
             cwd=self.path,
             env={**self.cluster.environment, "PYTHONPATH": str(self.path), "COLUMNS": "200"},
             capture_output=True,
             text=True,
-            timeout=DEADLINE_S,
+            timeout=JOB_S,
             check=False,
         )
         assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -107,10 +118,9 @@ class Site:
     def address(self, job: str) -> Path:
         return self.path / "run" / f"slurm-{job}" / "address.json"
 
-    def front(self, job: str) -> str:
-        """Return where trainers of a job connect."""
-        found: str = json.loads(self.address(job).read_text())["endpoints"]["front"]
-        return found
+    def trainer(self, job: str) -> Client:
+        """Connect to a job as its address book says."""
+        return Client(json.loads(self.address(job).read_text())["topology"], "trainer-0")
 
     def log(self, job: str, host: str) -> str:
         path = self.path / "run" / f"slurm-{job}" / f"{host}.log"

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from engine.errors import BoundaryError
 from nodes.tasks import Output, swe
 from nodes.tasks.swe_made import make, mutations, read_package
-from nodes.tasks.swe_repository import changed_files, read_report
+from nodes.tasks.swe_repository import changed_files, read_archive, read_report
 
 from ..agent_kit import call
 from .boxes import started
@@ -205,6 +206,20 @@ def test_an_instance_that_is_not_there_is_a_failure(payload: dict[str, Any]) -> 
         solved({**payload, "archive": "/nowhere.tar.gz"})
     with pytest.raises(BoundaryError, match="exit code"):
         solved({**payload, "base_commit": "0123456789"})
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/dev/zero", "/etc", "a\0b", "$(id)", "-"])
+def test_an_archive_is_a_gzip_file_and_no_other_file_of_the_host(path: str) -> None:
+    with pytest.raises(
+        BoundaryError, match=r"is no gzip file|No such file|null byte|Is a directory"
+    ):
+        read_archive(path)
+
+
+def test_an_archive_may_be_a_pipe_that_nobody_writes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(BoundaryError, match="is no gzip file"):
+        read_archive(str(tmp_path / "fifo"))
 
 
 def test_a_report_without_the_nonce_is_none() -> None:

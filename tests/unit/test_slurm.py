@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import NodeFailed
-from engine.slurm.allocation import Allocation, node_list, read_nodes, runs_steps
+from engine.slurm.allocation import Allocation, expect_program, node_list, read_nodes, runs_steps
 from engine.slurm.commands import add_submit, script_of
 from engine.slurm.journals import KEPT, Places, Record, keep, origin, read_record, take
 from engine.slurm.placing import needs, next_node, place, stays
@@ -99,7 +99,6 @@ def test_a_host_without_workers_can_be_done_without(tmp_path: Path) -> None:
 def test_the_file_of_a_host_is_the_topology_with_the_nodes_addresses(
     topology: Topology, tmp_path: Path
 ) -> None:
-    (tmp_path / "answers.json").write_text("{}")
     file = tmp_path / "elsewhere" / "left.yaml"
     file.parent.mkdir()
     file.write_text(resolve(topology, ADDRESSES, Path("/tmp/r/left")))
@@ -107,7 +106,8 @@ def test_the_file_of_a_host_is_the_topology_with_the_nodes_addresses(
     assert {host.name: host.address for host in found.hosts} == ADDRESSES
     assert found.run_dir == Path("/tmp/r/left")
     assert found.nodes() == topology.nodes()
-    assert found.backend("sim").options == {"answers": str(tmp_path / "answers.json"), "seed": 3}
+    assert found.beside == tmp_path
+    assert found.backend("sim").options == {"answers": "answers.json", "seed": 3}
     assert (found.stages, found.limits) == (topology.stages, topology.limits)
 
 
@@ -142,6 +142,14 @@ def test_a_node_that_slurm_does_not_hear_is_lost(state: str) -> None:
 def test_a_job_without_nodes_has_no_node_list() -> None:
     assert not node_list("JobId=7 ReqNodeList=n9 NodeList=(null) BatchHost=n1")
     assert node_list("JobId=7 ReqNodeList=n9 NodeList=n[1-3] BatchHost=n1") == "n[1-3]"
+
+
+def test_where_slurm_is_missing_the_error_names_the_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NodeFailed, match="sbatch is not installed here"):
+        expect_program("sbatch")
 
 
 def test_outside_an_allocation_the_error_says_what_to_do() -> None:

@@ -136,6 +136,17 @@ def test_ready_is_the_slots_on_the_host_with_the_most_workers(read: Read) -> Non
     assert read(RICH).stage("init").ready == 4 * 64
 
 
+def test_ready_lets_every_slot_of_the_stage_before_be_used(read: Read) -> None:
+    text = "version: 1\nstages: [{name: run, slots: 64}, {name: eval, slots: 8}, {name: last}]"
+    stages = read(text).stages
+    assert [(stage.name, stage.ready) for stage in stages] == [
+        ("run", 64),
+        ("eval", 64),
+        ("last", 64),
+    ]
+    assert read(text.replace("slots: 8", "slots: 8, ready: 8")).stage("eval").ready == 8
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [("64MiB", 2**26), ("1.5GiB", 3 * 2**29), ("500kB", 500_000), ("2 GB", 2 * 10**9)],

@@ -155,8 +155,9 @@ class Simulator:
         match message:
             case Generate():
                 self._generate(message, body, now)
-            case Abort():
-                self._abort(message.request_id, now)
+            case Abort(tickets):
+                for ticket in tickets:
+                    self._abort(ticket, now)
             case Pause():
                 for request in self._updates.pause(message, now):
                     self._answer(request, "abort")

@@ -111,8 +111,9 @@ class Serving:
         match message:
             case Generate():
                 self._generate(message, body)
-            case Abort():
-                self._abort(message.request_id)
+            case Abort(tickets):
+                for ticket in tickets:
+                    self._abort(ticket)
             case Pause() | UpdateWeights() | Resume():
                 self._updates.take(message)
             case Reset():

@@ -1,0 +1,1 @@
+"""Task kinds for tests of many hosts."""
