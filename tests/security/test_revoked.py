@@ -55,7 +55,8 @@ def another_trainer(site: Keyed, rollouts: int = 60) -> Iterator[Callable[[], li
         with site.client("u", patience_s=PATIENCE_S) as client:
             for number in range(rollouts // 4):
                 client.submit(Task(f"u-{number}", "kinds.echo", {"s": 0.3}), 4)
-            outcomes.extend(rollout.outcome for rollout in client.rollouts())
+            ended = [(rollout.outcome, rollout.failures) for rollout in client.rollouts()]
+            outcomes.extend(one if one == "completed" else f"{one}: {why}" for one, why in ended)
 
     thread = threading.Thread(target=work, name="another trainer")
     thread.start()
