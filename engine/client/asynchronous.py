@@ -385,7 +385,7 @@ class AsyncClient:
         try:
             for frames in messages:
                 message, body = self._codec.decode(frames)
-                self._core.receive(message, body, now)
+                self._front.hear(self._core, message, body, now)
             self._step_samplings()
         except RollmqError as wrong:
             self._failure = wrong

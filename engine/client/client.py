@@ -482,7 +482,7 @@ class Client:
         if self._socket.poll(int(wait_s * 1000), zmq.POLLIN):
             for frames in drain(self._socket, 256, copy=False):
                 message, body = self._codec.decode(frames)
-                self._core.receive(message, body, time.monotonic())
+                self._front.hear(self._core, message, body, time.monotonic())
             self._send_all()
 
     def _send_all(self) -> None:

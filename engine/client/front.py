@@ -6,11 +6,13 @@ Invariants: over IPC, or with an endpoint instead of a topology, there is no key
 """
 
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import zmq
 
 from ..errors import AccessRefused, KeysError
+from ..messages import Problem
 from ..security import Line, OwnKey, client_key
 from ..sockets import Bounds, boot_id, open_socket
 from ..topology import load
@@ -64,6 +66,16 @@ class Front:
         if seen.anew:
             core.start(now)
         core.tick(now)
+
+    def hear(self, core: Core, message: Any, body: list[Any], now: float) -> None:
+        """Hand a message to a core, unless it refuses a key that has a successor by now.
+
+        Raises: AccessRefused; and what `Core.receive` does.
+        """
+        assert self._line is not None
+        refused = isinstance(message, Problem) and message.code == "access"
+        if not (refused and self._line.follow(now)):
+            core.receive(message, body, now)
 
     def destroy(self, linger_ms: int) -> None:
         """Close the socket and all that it was made with."""

@@ -26,6 +26,7 @@ FAILED = int(
 WATCHED = int(FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
 MECHANISM_MISMATCH = 0x11000002
 CUT_OFF = 3  # handshakes in a row that end without a reason: a restart of the other side is one
+AT_ONCE_S = 3.0  # who will not take us ends handshakes at once; a busy machine lets them run out
 LOOK_S = 0.5  # between two looks at the key's file
 PAUSE_S = 0.5
 MOST_PAUSE_S = 5.0
@@ -62,6 +63,7 @@ class Line:
         self._key = key
         self._monitor: zmq.Socket[bytes] | None = None
         self._cut_off = 0
+        self._failed_at = 0.0
         self._told = ""
         self._pause_s = PAUSE_S
         self._connect_at: float | None = None
@@ -81,7 +83,9 @@ class Line:
         """
         if self._monitor is None:
             return NOTHING
-        why = self._refusal()
+        why = self._refusal(now)
+        if why and self.follow(now):
+            return NOTHING
         if why:
             self._disconnect(now + self._pause_s)
             self._pause_s = min(MOST_PAUSE_S, 2 * self._pause_s)
@@ -92,8 +96,16 @@ class Line:
             return self._connect(now)
         if now >= self._look_at:
             self._look_at = now + LOOK_S
-            self._follow_key(now)
+            self.follow(now)
         return NOTHING
+
+    def follow(self, now: float) -> bool:
+        """Return whether our key has a successor by now, under which the socket connects anew."""
+        version = self._key.version() if self._key else ()
+        if version and version != self._version:
+            self._version = version
+            self._disconnect(now + PAUSE_S)
+        return self._connect_at is not None
 
     def again(self, now: float) -> None:
         """Connect anew over TCP: a message said that our key is not allowed, or nobody is heard."""
@@ -109,7 +121,7 @@ class Line:
             self._monitor.close(linger=0)
             self._monitor = None
 
-    def _refusal(self) -> str:
+    def _refusal(self, now: float) -> str:
         why = ""
         assert self._monitor is not None
         while self._monitor.poll(0):
@@ -118,6 +130,9 @@ class Line:
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._cut_off, self._told, self._pause_s, why = 0, "", PAUSE_S, ""
             else:
+                if now - self._failed_at > AT_ONCE_S:
+                    self._cut_off = 0
+                self._failed_at = now
                 why = self._reason(event, int(found["value"])) or why
         return why
 
@@ -140,14 +155,6 @@ class Line:
             f"{self._endpoint} cannot read {whose}: its server key is not the one in "
             f"{self._key.directory}, or it is no rollmq"
         )
-
-    def _follow_key(self, now: float) -> None:
-        if self._key is None:
-            return
-        version = self._key.version()
-        if version != self._version and version:
-            self._version = version
-            self._disconnect(now + PAUSE_S)
 
     def _disconnect(self, connect_at: float) -> None:
         self._cut_off = 0

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 import structlog
@@ -81,9 +81,13 @@ class Gatekeeper:
     """
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", store: KeyStore) -> None:
-        self.allowed = store.allowed()
         self._store = store
-        self._version = self._stamp()
+        self._version = (
+            self._stamp()
+        )  # before the list: a change meanwhile is found by the next look
+        self.allowed = store.allowed()
+        self._followed = self.allowed
+        self._reading = Lock()  # the thread reads it, too, before it refuses a key
         self._follow_at = 0.0
         self._unreadable = ""
         self._refused: Counter[str] = Counter()
@@ -106,20 +110,29 @@ class Gatekeeper:
         if now < self._follow_at:
             return {}
         self._follow_at = now + FOLLOW_S
-        version = self._stamp()
-        if version == self._version:
-            return {}
-        self._version = version
-        try:
-            before, self.allowed = self.allowed, self._store.allowed()
-        except KeysError as wrong:
-            self._unreadable = str(wrong)
-            log.error(UNREADABLE, error=self._unreadable)  # noqa: TRY400 - the file is at fault
-            return {}
-        self._unreadable = ""
-        gone = revoked(before, self.allowed)
-        log.info("allow-list read", keys=len(self.allowed.keys), revoked=len(gone))
+        self._read_again()
+        before, self._followed = self._followed, self.allowed
+        gone = revoked(before, self._followed)
+        if gone:
+            log.info("keys revoked", keys=len(gone))
         return gone
+
+    def _read_again(self) -> bool:
+        """Read the list if its file has changed; return whether there is another one now."""
+        with self._reading:
+            version = self._stamp()
+            if version == self._version:
+                return False
+            self._version = version
+            try:
+                self.allowed = self._store.allowed()
+            except KeysError as wrong:
+                self._unreadable = str(wrong)
+                log.error(UNREADABLE, error=self._unreadable)  # noqa: TRY400 - the file is at fault
+                return False
+            self._unreadable = ""
+            log.info("allow-list read", keys=len(self.allowed.keys))
+            return True
 
     def figures(self) -> dict[str, Any]:
         """Return what was counted: refusals by edge and reason, and unfinished handshakes."""
@@ -168,7 +181,10 @@ class Gatekeeper:
         if request is None:
             log.error("a handshake's question does not parse; it is not answered")
             return
-        enters, why = decide(self.allowed, request.domain, request.mechanism, request.key)
+        asked = (request.domain, request.mechanism, request.key)
+        enters, why = decide(self.allowed, *asked)
+        if not enters and self._read_again():
+            enters, why = decide(self.allowed, *asked)
         if not enters:
             self._refuse(request, why)
         self._socket.send_multipart(request.answer(allowed=enters, why=why))
