@@ -16,6 +16,7 @@ from ..topology_kit import ECHO, QUICK, Site, running_topology
 
 SLOW = """\
 import asyncio
+from pathlib import Path
 
 from nodes.tasks import Output
 
@@ -26,6 +27,7 @@ async def init(context):
 
 async def run(context):
     context.spent(turns=2, tokens=64)
+    Path(context.task.payload["spent"]).touch()
     await asyncio.sleep(3600)
 
 
@@ -120,10 +122,14 @@ def test_what_is_not_acknowledged_comes_again_after_a_reconnect(site: Site) -> N
         assert second.unacked(2) == 0
 
 
-def test_a_running_rollout_is_cancelled_with_a_receipt(trainer: RawTrainer, site: Site) -> None:
+def test_a_running_rollout_is_cancelled_with_a_receipt(
+    trainer: RawTrainer, site: Site, tmp_path: Path
+) -> None:
+    spent = tmp_path / "spent"
     trainer.hello()
-    trainer.submit("s-1", ["slow-1"], "kinds.slow", {}, group_id="slow")
-    site.until(lambda: running(trainer, "run") == 1)
+    trainer.submit("s-1", ["slow-1"], "kinds.slow", {"spent": str(spent)}, group_id="slow")
+    site.until(spent.exists)
+    assert running(trainer, "run") == 1
 
     trainer.send("cancel", {"cancel_id": "c-1", "group_ids": ["slow", "nobody's"]})
     answer = trainer.receive("cancelled")

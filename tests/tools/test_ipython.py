@@ -38,8 +38,11 @@ def answers(request: pytest.FixtureRequest) -> Answers:
     return lambda *codes, timeout_s=LONG_S: asyncio.run(ask(codes, timeout_s))
 
 
+LOW = "import os, time; code = os.system('echo low'); time.sleep(0.5); code"  # a thread reads it
+
+
 def test_variables_persist_and_values_are_shown(answers: Answers) -> None:
-    told = answers("x = 2", "print('a'); x + 1", "!echo hi", "import os; os.system('echo low')")
+    told = answers("x = 2", "print('a'); x + 1", "!echo hi", LOW)
     assert told[:3] == ["[no output]", "a\n3", "hi"]
     assert told[3] in {"low\n0", "0\nlow"}
 
