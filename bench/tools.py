@@ -5,8 +5,8 @@
 Measured, in a running sandbox: `bash` and `ipython` by the tools themselves, from the call to the
 text for the model; editor operations. Beside them, in the same sandbox and in alternating rounds:
 the same shell behind tmux (send-keys, then capture-pane in a tight loop, with no sleep), a process
-in the sandbox for each command (by the sandbox's own way in, faster than `apptainer exec`),
-and the kernel's own round trip (its sockets, the same messages, no tool). Starts:
+in the sandbox for each command (by the sandbox's own way in), with --image also `apptainer exec`
+for each command, and the kernel's own round trip (its sockets, the same messages, no tool). Starts:
 `bench.tools_start`.
 
 Not measured: the model, the bus, and commands that do something. The upstream paper reports 0.42 s
@@ -37,6 +37,7 @@ from nodes.tools.editor import Editor
 from nodes.tools.ipython import IPython
 
 ROUNDS = 4
+COMMAND = ["bash", "-c", "echo hi"]
 Measured = dict[str, list[float]]
 
 
@@ -116,7 +117,7 @@ def raw_kernel(ipython: IPython, count: int) -> list[float]:
     return found[5:]
 
 
-async def actions(sandbox: Sandbox, place: Path, count: int) -> Measured:
+async def actions(sandbox: Sandbox, place: Path, count: int, image: str) -> Measured:
     """Measure every action in turns, in one sandbox."""
     bash, ipython, editor = Bash(sandbox), IPython(sandbox), Editor(sandbox)
     tmux = Tmux(sandbox, place) if shutil.which("tmux") else None
@@ -125,10 +126,15 @@ async def actions(sandbox: Sandbox, place: Path, count: int) -> Measured:
     def note(name: str, values: list[float]) -> None:
         found.setdefault(name, []).extend(values)
 
-    async def process() -> str:
-        argv = sandbox.inside(["bash", "-c", "echo hi"])
+    async def output(argv: list[str]) -> str:
         started = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE)
         return (await started.communicate())[0].decode()
+
+    async def process() -> str:
+        return await output(sandbox.inside(COMMAND))
+
+    async def by_apptainer() -> str:
+        return await output(["apptainer", "exec", "--containall", image, *COMMAND])
 
     async def by_tmux() -> str:
         assert tmux is not None
@@ -146,6 +152,8 @@ async def actions(sandbox: Sandbox, place: Path, count: int) -> Measured:
             if tmux is not None:
                 note("bash_tmux", await timed(by_tmux, max(5, count // 20 // ROUNDS), said))
             note("bash_exec", await timed(process, max(5, count // 20 // ROUNDS), said))
+            if image:
+                note("apptainer_exec", await timed(by_apptainer, 5, said))
             some = max(5, count // 5 // ROUNDS)
             note("ipython", await timed(lambda: ipython.call("1 + 1"), some, lambda t: t == "2"))
             note("ipython_raw", raw_kernel(ipython, some))  # nothing else runs meanwhile
@@ -161,11 +169,11 @@ async def actions(sandbox: Sandbox, place: Path, count: int) -> Measured:
     return found
 
 
-async def measured(maker: Any, place: Path, count: int) -> Measured:
+async def measured(maker: Any, place: Path, count: int, image: str) -> Measured:
     """Measure in a sandbox of one provider."""
     sandbox = await maker.start(tools_start.SPEC, tools_start.OWNER)
     try:
-        return await actions(sandbox, place, count)
+        return await actions(sandbox, place, count, image)
     finally:
         await sandbox.stop()
         await maker.close()
@@ -182,7 +190,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rq", dir="/tmp") as folder:
         makers = {m.name: m for m in tools_start.providers(Path(folder), options.image)}
         provider = next(n for n in ("apptainer", "bubblewrap", "process") if n in makers)
-        found = asyncio.run(measured(makers[provider], Path(folder), options.count))
+        found = asyncio.run(measured(makers[provider], Path(folder), options.count, options.image))
     starts = tools_start.measure(options.image)
     rows = [[n, percentile(v, 50), percentile(v, 99), len(v)] for n, v in found.items()]
     rows += [
@@ -201,6 +209,7 @@ def main() -> None:
         "bash_p99_ms": percentile(found["bash"], 99),
         "bash_tmux_p50_ms": middle.get("bash_tmux"),
         "bash_exec_p50_ms": middle["bash_exec"],
+        "apptainer_exec_p50_ms": middle.get("apptainer_exec"),
         "ipython_p50_ms": middle["ipython"],
         "ipython_ratio_raw": middle["ipython"] / middle["ipython_raw"],
         "editor_view_p50_ms": middle["editor_view"],
