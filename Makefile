@@ -7,6 +7,7 @@
 # make trl    TRL and verl in an environment of their own, and every test that needs them
 # make train  a tiny policy learns on this machine, sampled through rollmq: out-train/
 # make train-short  a few steps of it, and its tests: what CI runs
+# make machines  tests on a real Slurm cluster and on networks of namespaces: as root, not yet in CI
 # make bench  every bench: tables, JSON and plots in bench/results
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ TRL    := .venv-trl
 TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
 
-.PHONY: run test check lint models vllm trl train train-short bench clean
+.PHONY: run test check lint machines models vllm trl train train-short bench clean
 
 run: $(VENV)/.run
 	$(BIN)/rollmq tasks reasoning-gym \
@@ -38,6 +39,12 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 check: lint test
+
+machines: $(VENV)/.test
+	.ci/install-slurm
+	.ci/install-network
+	$(BIN)/python -m pytest -m netns
+	$(BIN)/python -m pytest -m slurm
 
 models: $(MODELS)/.made $(MODELS)/.pupil $(TRL_STAMP)
 
