@@ -7,6 +7,7 @@ from clients). Whatever is not on the list is refused.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
@@ -124,6 +125,11 @@ class Allowed:
     def owner(self, key: str) -> Peer | None:
         """Return whose key it is, or None if it is not on the list."""
         return self._owners.get(key)
+
+    def hosts_without_key(self, peers: Iterable[Peer]) -> set[str]:
+        """Return those of some peers that are hosts of which no key is on the list."""
+        left = {entry.name for entry in self.entries if entry.role == "host"}
+        return {peer.name for peer in peers if peer.role == "host"} - left
 
     def find(self, name: str, role: Role | None = None) -> Entry:
         """Return the entry of a name, which a role tells apart where a host and a client share it.

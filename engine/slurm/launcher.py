@@ -29,11 +29,10 @@ from typing import Self
 
 import orjson
 
-from ..client import Client
+from ..client.viewer import Viewer
 from ..errors import BrokerUnreachable, NodeFailed
 from ..files import write_whole
 from ..process import PARENT, Backoff, ended_by, last_lines
-from ..security import operator_name
 from ..sockets import private_directory
 from ..supervisor import PROVIDED
 from ..topology import BROKER_EDGES, Topology, load
@@ -47,6 +46,7 @@ LOOK_S = 2.0  # between two looks at nodes while a host is nowhere
 ASK_AGAIN_S = 15.0  # the same after Slurm did not answer
 KEEP_S = 30.0  # what copying a journal may take beside the drain
 END_S = 40.0  # what Slurm may take to end a step
+STATUS_S = 2.0  # for the broker to say how it is
 POLL_S = 0.1
 LAST_WORDS = 12
 GIVE_UP = 8  # short lives in a row, on a node that is up, after which the run is over
@@ -286,10 +286,9 @@ class SlurmLauncher:
 
     def _missing(self) -> set[str]:
         names = {node.name for node in self.topology.nodes()}
-        key = operator_name(self.topology.path)
         try:
-            with Client(self.topology.path, connect_s=0.5, key=key) as client:
-                status = client.status(2.0)
+            with Viewer.at(self.topology.path) as viewer:
+                status = viewer.look(STATUS_S)
         except BrokerUnreachable:
             return names
         self.sandboxes = {

@@ -274,16 +274,18 @@ class Topology:
         return {backend.name: backend for backend in self.backends}[name]
 
     def host_by_name(self, node: str) -> str:
-        """Return the host of a node; of one that this topology does not have, as its name says."""
-        for known in self._all_nodes():
-            if known.name == node:
-                return known.host
+        """Return the host of a node that this topology does not have, or not any more."""
         name, dot, host = node.partition(".")
         if dot:
             return host
         placed = {"sandboxes", *(stage.name for stage in self.stages)}
         added = name.rpartition("-")[0] not in placed and self.router is not None
         return self.router.host if added and self.router else self.broker.host
+
+    def host_of(self, node: str) -> str:
+        """Return the host of a node, whether or not this topology has it."""
+        known = {each.name: each.host for each in self._all_nodes()}
+        return known.get(node) or self.host_by_name(node)
 
     def may_be(self, node: str, stage: str, host: str) -> bool:
         """Return whether a worker may have this name, here or in another count of workers."""

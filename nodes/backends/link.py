@@ -80,7 +80,7 @@ class RouterLink:
         self._context = context
         self._endpoint = topology.endpoint("router_backends")
         self._node = node
-        self._key = node_key(topology, topology.host_by_name(node))
+        self._key = node_key(topology, topology.host_of(node))
         self._offer = offer
         queue = max(topology.limits.queue_messages, 2 * offer.capacity)
         self._bounds = Bounds(queue, topology.limits.message_bytes)

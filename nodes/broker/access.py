@@ -6,7 +6,7 @@ Invariants: what goes to a peer by itself ends with its key: deliveries to a tra
 host, events to all.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import structlog
 import zmq
 
 from engine.errors import NodeFailed
-from engine.security import Gatekeeper, KeyStore, Peer, ServerKey, server_key
+from engine.security import Gatekeeper, KeyStore, ServerKey, server_key
 from engine.topology import Topology
 
 from .gate import Gate
@@ -38,11 +38,6 @@ class Access:
     def key(self, domain: str) -> ServerKey:
         """Return what a socket of this domain binds with."""
         return replace(self._server, domain=domain)
-
-    def hosts_without_key(self, gone: Iterable[Peer]) -> set[str]:
-        """Return those of the hosts among `gone` that have no key left."""
-        left = {e.name for e in self.gatekeeper.allowed.entries if e.role == "host"}
-        return {peer.name for peer in gone if peer.role == "host"} - left
 
     def close(self) -> None:
         """Answer no more handshakes."""

@@ -408,9 +408,10 @@ class Loop:
         told = encode(Problem("access", "", "the key of this connection is revoked"))
         for route in self._trainers.let_go(gone, "its key was revoked"):
             self._trainers.send(route, told)
+        lost_hosts = access.gatekeeper.allowed.hosts_without_key(gone.values())
         for worker_id in self._pipes.workers():
             host = access.gate.host_of(worker_id.rpartition("-")[0])
-            if host in access.hosts_without_key(gone.values()):
+            if host in lost_hosts:
                 lost = WorkerLost(worker_id, "-", "Revoked", "the key of its host was revoked")
                 self._shell.take(self._ledger.handle(FromWorker(lost), now))
             elif any(peer.role == "host" and peer.name == host for peer in gone.values()):

@@ -53,8 +53,7 @@ class Door:
     def shut_out(self, now: float) -> set[str]:
         """Follow the allow-list; return the hosts that have no key any more."""
         gone = self.gatekeeper.follow(now)
-        left = {entry.name for entry in self.gatekeeper.allowed.entries if entry.role == "host"}
-        return {peer.name for peer in gone.values() if peer.role == "host"} - left
+        return self.gatekeeper.allowed.hosts_without_key(gone.values())
 
 
 def open_door(context: "zmq.Context[zmq.Socket[bytes]]", topology: Topology) -> Door | None:

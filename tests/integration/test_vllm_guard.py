@@ -35,6 +35,13 @@ def until(holds: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
+def read_or_nothing(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def is_gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -56,6 +63,18 @@ def test_asked_to_stop_it_ends_the_whole_family(pids: Path, script: str) -> None
     guard.terminate()
     guard.wait(DEADLINE_S)
     until(lambda: all(map(is_gone, family)), "the family is gone")
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.2, 0.3])
+def test_asked_while_it_starts_it_leaves_nothing_behind(tmp_path: Path, after_s: float) -> None:
+    """Whenever the signal comes: before the command runs, in the middle of its start, or after."""
+    pids = tmp_path / "pids"
+    guard = guarded(FAMILY, pids)
+    time.sleep(after_s)
+    guard.terminate()
+    guard.wait(DEADLINE_S)
+    running = [*Path("/proc").glob("[0-9]*/cmdline")]
+    assert not [each for each in running if str(pids).encode() in read_or_nothing(each)]
 
 
 def test_a_killed_server_leaves_nothing_behind(pids: Path) -> None:

@@ -17,38 +17,38 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from engine.process import die_with_parent
 
 GRACE_S = 5.0
 
 
-class _Asked(Exception):  # noqa: N818 - a signal, not an error
-    pass
+HEARD = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command to its end or ours; return the exit status."""
-    signal.signal(signal.SIGTERM, _ask)
+    # Held back and waited for, so that no signal falls between the command's start and its owner.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     die_with_parent(signal.SIGTERM)
     command = list(sys.argv[1:] if arguments is None else arguments)
-    process = subprocess.Popen(command, process_group=0)
+    process = subprocess.Popen(command, process_group=0, preexec_fn=_hear_again)  # noqa: PLW1509 - one thread
     try:
-        process.wait()
-    except (_Asked, KeyboardInterrupt):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _tell(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
+        asked = False
+        while process.poll() is None and not asked:
+            asked = signal.sigwait(HEARD) != signal.SIGCHLD
+        if asked:
+            _tell(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
     finally:
         _tell(process.pid, signal.SIGKILL)
     status = process.wait()
     return status if status >= 0 else 128 - status
 
 
-def _ask(_signal: int, _frame: FrameType | None) -> None:
-    raise _Asked
+def _hear_again() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
 
 def _tell(group: int, number: signal.Signals) -> None:
