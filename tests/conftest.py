@@ -2,6 +2,7 @@
 figures that tests measure, shown at the end of the run."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from .vllm_kit import TINY, served
 
 FIGURES = pytest.StashKey[list[str]]()
 
+
+# Shells ignore SIGINT for what they run in the background, and every child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("patient", deadline=None)  # a busy machine's pause is no failure
 settings.load_profile("patient")

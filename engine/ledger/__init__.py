@@ -47,6 +47,7 @@ from .instructions import (
     KeepValue,
     NewPolicy,
     NewRules,
+    PipeClosed,
     Reply,
     Rewound,
     Settle,
@@ -86,6 +87,7 @@ __all__ = [
     "Ledger",
     "NewPolicy",
     "NewRules",
+    "PipeClosed",
     "Recovery",
     "Reply",
     "Rewound",
@@ -129,6 +131,8 @@ class Ledger:
                 _from_worker(books, message, body_bytes, now)
             case FromTrainer(client_id, message, body_bytes):
                 _from_trainer(books, client_id, message, body_bytes, now)
+            case PipeClosed(worker_id):
+                attempts.pipe_closed(books, worker_id)
             case TrainerGone(client_id):
                 intake.gone(books, client_id)
             case NewPolicy(version):

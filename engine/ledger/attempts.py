@@ -41,7 +41,7 @@ from .states import LIVE, RUNNING
 
 KEPT_FAILURES = 20  # a rollout's result names its last failures; all of them are in the journal
 NOBODY = "-"  # no rollout has this id: nobody is to blame
-MOST_LOSSES = 5  # of what a rollout had pinned: more, and it is what ends it
+MOST_LOSSES = 5  # of a rollout's pins and deliveries: more, and it is what ends it
 FORGET_LEASES = 10  # a worker unheard of for this many leases must say hello again
 
 
@@ -71,6 +71,8 @@ def hello(books: Books, message: WorkerHello, now: float) -> None:
     books.credit_changed(worker)
     books.expected.discard(worker.worker_id)
     drop = _renew(books, worker, message.held, now)
+    if worker.cut:
+        _give_back(books, worker, now)
     welcome = WorkerWelcome(books.broker_id, "-", drop)
     books.out.append(Reply(worker.worker_id, welcome))
 
@@ -88,6 +90,17 @@ def heartbeat(books: Books, message: Heartbeat, now: float) -> None:
     _heard(books, worker, now)
     drop = _renew(books, worker, message.held, now)
     books.out.append(Reply(worker.worker_id, HeartbeatReply(books.broker_id, drop)))
+    if worker.cut:
+        books.out.append(Reply(worker.worker_id, HelloAgain(books.broker_id)))
+
+
+def pipe_closed(books: Books, worker_id: str) -> None:
+    """Give a worker nothing before its next hello, which tells what had reached it."""
+    worker = books.workers.get(worker_id)
+    if worker is not None:
+        worker.cut = True
+        books.credit_changed(worker)
+        books.out.append(Reply(worker_id, HelloAgain(books.broker_id)))
 
 
 def credit(books: Books, message: WorkerCredit, now: float) -> None:
@@ -184,6 +197,9 @@ def prolong(books: Books, now: float) -> None:
 
 def _expire_one(books: Books, worker: LedgerWorker, rollout: LedgerRollout, now: float) -> None:
     books.counts["expired"] += 1
+    if worker.cut or not (worker.silent or rollout.confirmed):
+        _undelivered(books, worker, rollout, now)
+        return
     alone = worker.alone
     why = f"no heartbeat renewed the lease for {books.rules.lease_s:g} s"
     stage, attempt = books.stage_name(rollout), rollout.attempt
@@ -191,6 +207,32 @@ def _expire_one(books: Books, worker: LedgerWorker, rollout: LedgerRollout, now:
     books.stop_attempts([rollout])
     books.unlease(rollout)
     _interrupted(books, rollout, failure, now, blamed=alone, suspected=True)
+
+
+def _give_back(books: Books, worker: LedgerWorker, now: float) -> None:
+    """Take up a worker whose pipe was closed: what it never had is given to anybody."""
+    worker.cut = False
+    books.credit_changed(worker)
+    for rollout in list(worker.leases.values()):
+        if not rollout.confirmed:
+            _undelivered(books, worker, rollout, now)
+
+
+def _undelivered(books: Books, worker: LedgerWorker, rollout: LedgerRollout, now: float) -> None:
+    """End a lease whose work did not reach the worker, which is not the rollout's fault.
+
+    Where that happens again and again, it is what ends the rollout.
+    """
+    books.counts["undelivered"] += 1
+    why = "the worker is heard, and the work did not reach it"
+    stage, attempt = books.stage_name(rollout), rollout.attempt
+    failure = Failure(stage, attempt, "lease", "Undelivered", why, worker.node)
+    books.stop_attempts([rollout])
+    books.unlease(rollout)
+    rollout.avoid = worker.worker_id
+    rollout.losses += 1
+    blamed = rollout.losses > MOST_LOSSES
+    _interrupted(books, rollout, failure, now, blamed=blamed, suspected=False)
 
 
 def wake_delayed(books: Books, rollout: LedgerRollout, now: float) -> None:
@@ -298,6 +340,7 @@ def _renew(
                 drop.append((name, attempt))
             else:
                 rollout.deadline = until
+                rollout.confirmed = True
         elif not _adopt(books, worker, name, attempt, now):
             drop.append((name, attempt))
     return tuple(drop)
@@ -318,6 +361,7 @@ def _adopt(books: Books, worker: LedgerWorker, name: str, attempt: int, now: flo
     rollout.step("adopt", now, f"attempt {attempt} on {worker.worker_id}")
     rollout.attempt = attempt
     books.lease(rollout, worker, now)
+    rollout.confirmed = True
     books.counts["adopted"] += 1
     return True
 

@@ -178,6 +178,7 @@ class Books:
     def lease(self, rollout: LedgerRollout, worker: LedgerWorker, now: float) -> None:
         """Book a rollout on a worker; it is leased already."""
         rollout.worker_id = worker.worker_id
+        rollout.confirmed = False
         rollout.deadline = now + self.rules.lease_s
         rollout.dispatched_at = now
         rollout.leased_version = self.policy_version

@@ -63,7 +63,7 @@ def _reserve(books: Books, stage: int, able: list[LedgerWorker]) -> None:
 
 
 def _may_take(worker: LedgerWorker, rollout: LedgerRollout) -> bool:
-    able = worker.slots > 0 and not (worker.silent or worker.lag_s or worker.alone)
+    able = worker.slots > 0 and not (worker.silent or worker.cut or worker.lag_s or worker.alone)
     return able and worker.stage == rollout.stage and rollout.host in {"", worker.host}
 
 

@@ -35,6 +35,12 @@ class TrainerGone(Struct, frozen=True):
     client_id: str
 
 
+class PipeClosed(Struct, frozen=True):
+    """A worker's pipe was closed with what waited in it; its next hello opens another one."""
+
+    worker_id: str
+
+
 class Tick(Struct, frozen=True):
     """Time has passed: look at leases, delays and retention.
 
@@ -57,7 +63,7 @@ class NewRules(Struct, frozen=True):
     rules: Any  # a books.Rules
 
 
-Event = FromTrainer | FromWorker | TrainerGone | Tick | NewPolicy | NewRules
+Event = FromTrainer | FromWorker | TrainerGone | PipeClosed | Tick | NewPolicy | NewRules
 
 
 class Keep(Struct, frozen=True):

@@ -90,8 +90,9 @@ class LedgerRollout:
     seen: int = 0  # the highest attempt ever heard of
     failed: int = 0  # attempts of this stage that count against its limit
     deaths: int = 0  # workers that went for no known reason while at it
-    losses: int = 0  # times that what it had pinned was gone
+    losses: int = 0  # times that what it had pinned, or its work on the way, was gone
     worker_id: str = ""
+    confirmed: bool = False  # whether its worker has said that it holds this attempt
     avoid: str = ""
     deadline: float = 0.0
     dispatched_at: float = 0.0
@@ -168,13 +169,14 @@ class LedgerWorker:
     used_bytes: int = 0
     used_at: float = 0.0
     silent: bool = False
+    cut: bool = False  # its pipe is closed: nothing reaches it before its next hello
     alone: bool = False  # runs one suspect rollout and nothing else
     reserved: bool = False  # being emptied for one
     leases: dict[str, LedgerRollout] = field(default_factory=dict)
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether the credit that is left holds one more rollout of this size."""
-        if self.silent or self.lag_s or self.alone or self.reserved:
+        if self.silent or self.cut or self.lag_s or self.alone or self.reserved:
             return False
         if len(self.leases) >= self.slots:
             return False

@@ -27,6 +27,7 @@ from engine.ledger import (
     Ledger,
     NewPolicy,
     NewRules,
+    PipeClosed,
     Rules,
     Tick,
     TrainerGone,
@@ -42,7 +43,6 @@ from engine.messages import (
     Boot,
     Goodbye,
     Hello,
-    HelloAgain,
     NodeAnswer,
     NodeHello,
     Part,
@@ -416,7 +416,7 @@ class Loop:
                 self._shell.take(self._ledger.handle(FromWorker(lost), now))
             elif any(peer.role == "host" and peer.name == host for peer in gone.values()):
                 self._pipes.close(worker_id)
-                self._workers.send(worker_id.encode(), encode(HelloAgain(self._broker_id)))
+                self._shell.take(self._ledger.handle(PipeClosed(worker_id), now))
         self._sockets.events.reopen()
 
     def _stood_still(self, now: float) -> bool:

@@ -70,8 +70,9 @@ BROKER: tuple[Metric, ...] = (
         "rollmq_attempts_total",
         "counter",
         "What became of attempts that did not end with a result: expired (nobody renewed the "
-        "lease), released (interrupted without blame), adopted (after a restart), late.",
-        counts("counts", "expired", "released", "adopted", "late"),
+        "lease), released (interrupted without blame), undelivered (lost on the way to a worker), "
+        "adopted (after a restart), late.",
+        counts("counts", "expired", "released", "undelivered", "adopted", "late"),
         ("event",),
     ),
     Metric(

@@ -25,6 +25,7 @@ from engine.ledger import (
     Instruction,
     Keep,
     Ledger,
+    PipeClosed,
     Reply,
     Rewound,
     Rules,
@@ -214,6 +215,11 @@ class Broker:
         """Notice that a trainer's connection broke."""
         if self.up and self.routes.pop(client_id, None) is not None:
             self.handle(TrainerGone(client_id))
+
+    def close_pipe(self, worker_id: str) -> None:
+        """Close a worker's pipe, as for a key that is revoked; what is on its way may arrive."""
+        if self.up:
+            self.handle(PipeClosed(worker_id))
 
     def _tell(self, client_id: str, message: Any) -> None:
         self.trainers[client_id].tell(message, self.routes.get(client_id, 0))

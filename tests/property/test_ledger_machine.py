@@ -19,6 +19,7 @@ from engine.ledger import (
     DropTrainer,
     FromWorker,
     Instruction,
+    PipeClosed,
     Reply,
     Settle,
     Tell,
@@ -283,6 +284,18 @@ class LedgerMachine(RuleBasedStateMachine):
         process = self.some_process(data)
         del self.processes[process.worker_id]
         self.driver.goodbye(process.worker_id)
+        self.settle()
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data())
+    def close_pipe(self, data: st.DataObject) -> None:
+        process = self.some_process(data)
+        self.outbox = deque(
+            (position, left)
+            for position, left in self.outbox
+            if not isinstance(left, Dispatch | Settle) or left.worker_id != process.worker_id
+        )
+        self.driver.handle(PipeClosed(process.worker_id))
         self.settle()
 
     # Time, disk and crashes

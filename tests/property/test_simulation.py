@@ -84,6 +84,7 @@ class Schedule:
             (self._pause_worker, 1.0),
             (self._lose_host, 0.3),
             (self._leave, 0.3),
+            (self._close_pipe, 0.5),
             (self._break_connection, 1.0),
             (self._cancel_some, 1.0),
         )
@@ -110,6 +111,9 @@ class Schedule:
 
     def _leave(self) -> None:
         self.rng.choice(self.nodes).leave()
+
+    def _close_pipe(self) -> None:
+        self.broker.close_pipe(self.rng.choice(self.nodes).worker_id)
 
     def _break_connection(self) -> None:
         trainer = self.rng.choice(self.trainers)

@@ -153,6 +153,11 @@ def test_keys_are_rotated_while_everything_runs(site: Keyed) -> None:
     for name in ("here", "there", "u"):
         assert len(site.keys.revoke(name, old=True)) == 1
     site.works(8, "u")
+    with another_trainer(site) as ended:
+        for name in ("here", "there", "u"):
+            site.keys.rotate(name)
+            assert len(site.keys.revoke(name, old=True)) == 1
+        assert ended() == ["completed"] * 60
     for name in ("here", "there", "u"):
         site.keys.rotate(name)
     site.works(8, "u")

@@ -1,6 +1,15 @@
 """Leases, fences, late results and adoption."""
 
-from engine.ledger import Deliver, Dispatch, Keep, Settle, StageDone, StopAttempts, Tick
+from engine.ledger import (
+    Deliver,
+    Dispatch,
+    Keep,
+    PipeClosed,
+    Settle,
+    StageDone,
+    StopAttempts,
+    Tick,
+)
 from engine.messages import HeartbeatReply, HelloAgain, Problem, WorkerWelcome
 from engine.records import Failure
 
@@ -22,6 +31,11 @@ def drops(ledger: Driver) -> list[tuple[str, int]]:
 def expire(ledger: Driver) -> None:
     """Let w1 fall silent for as long as a lease lasts."""
     ledger.tick(RULES.lease_s + 0.1)
+
+
+def failures(ledger: Driver, rollout_id: str) -> list[str]:
+    """Return why attempts of a rollout that lives have failed, as far as its result would say."""
+    return [each.error for each in ledger.ledger._books.rollouts[rollout_id].failures]
 
 
 def test_heartbeats_renew_a_lease_however_long_the_work_takes(ledger: Driver) -> None:
@@ -51,6 +65,76 @@ def test_a_heartbeat_that_lacks_an_attempt_does_not_renew_it(ledger: Driver) -> 
     ledger.beat(RULES.lease_s, w1=[("r2", 1)])
     assert ("r1", 2) in ledger.attempts("w1")
     assert ledger.state("r2") == "leased"
+
+
+def test_what_did_not_reach_a_worker_is_given_to_another_and_blamed_on_nobody(
+    ledger: Driver,
+) -> None:
+    leased(ledger, "r1", "r2")
+    ledger.worker("w2")
+    for _ in range(3):  # more than it takes to be a suspect
+        ledger.beat(RULES.lease_s, w1=[("r2", 1)], w2=[])
+    assert ledger.ledger.status(ledger.now)["counts"]["undelivered"] == 3
+    assert ledger.state("r1") == "leased"
+    assert failures(ledger, "r1") == []
+    assert ledger.attempts("w2")[0] == ("r1", 2)
+
+
+def test_what_reaches_no_worker_ends_in_the_end(ledger: Driver) -> None:
+    leased(ledger, "r1")
+    ended = []
+    while not ended and ledger.now < 1_000:
+        ledger.beat(RULES.heartbeat_s, w1=[])
+        ended = ledger.only(Deliver)
+    assert (ended[0].result.outcome, ended[0].result.reward) == ("failed", None)
+    assert {failure.error for failure in ended[0].result.failures} == {"Undelivered"}
+
+
+def test_a_lease_that_its_worker_had_and_lost_is_no_lost_delivery(ledger: Driver) -> None:
+    leased(ledger, "r1")
+    ledger.heartbeat("w1", ("r1", 1))
+    ledger.beat(RULES.lease_s, w1=[])
+    assert failures(ledger, "r1") == ["LeaseExpired"]
+
+
+def test_a_worker_whose_pipe_was_closed_is_asked_and_given_nothing(ledger: Driver) -> None:
+    leased(ledger)
+    ledger.handle(PipeClosed("w1"))
+    assert ledger.told(HelloAgain)
+    ledger.submit("r1")
+    assert not ledger.only(Dispatch)
+    ledger.heartbeat("w1")
+    assert ledger.told(HelloAgain), "the first may have been lost"
+    assert not ledger.only(Dispatch)
+    ledger.worker("w1")
+    assert ledger.attempts("w1") == [("r1", 1)]
+
+
+def test_what_was_in_a_closed_pipe_is_given_away_and_what_had_arrived_goes_on(
+    ledger: Driver,
+) -> None:
+    leased(ledger, "r1", "r2", "r3", slots=3)
+    ledger.cancel("r3")
+    ledger.handle(PipeClosed("w1"))
+    ledger.worker("w1", slots=3, held=[("r1", 1)])
+    assert not drops(ledger)
+    assert ledger.attempts("w1") == [("r1", 1), ("r2", 1), ("r3", 1), ("r2", 2)]
+    assert [each.result.outcome for each in ledger.only(Deliver)] == ["cancelled"]
+    assert ledger.only(StopAttempts) == [StopAttempts((("r2", 1),)), StopAttempts((("r3", 1),))]
+    ledger.heartbeat("w1", ("r2", 1))
+    assert drops(ledger) == [("r2", 1)], "it came after all"
+
+
+def test_leases_that_end_behind_a_closed_pipe_make_nobody_a_suspect(ledger: Driver) -> None:
+    leased(ledger, "r1")
+    ledger.heartbeat("w1", ("r1", 1))
+    ledger.handle(PipeClosed("w1"))
+    expire(ledger)
+    assert ledger.state("r1") == "ready"
+    assert failures(ledger, "r1") == []
+    ledger.worker("w1", held=[("r1", 1)])
+    assert not drops(ledger)
+    assert ledger.state("r1") == "leased"
 
 
 def test_a_silent_worker_is_given_nothing_until_it_is_heard(ledger: Driver) -> None:
