@@ -26,6 +26,7 @@ from ..messages import (
 from ..records import Failure, StageTiming, Usage
 from .books import Books, sum_of
 from .instructions import (
+    WORKERS,
     AttemptFailed,
     DropWorker,
     FreeBody,
@@ -319,7 +320,7 @@ def _heard(books: Books, worker: LedgerWorker, now: float) -> None:
 
 def _keep_workers(books: Books) -> None:
     known = dict.fromkeys([*books.workers, *sorted(books.expected)])
-    books.out.append(KeepValue("workers", list(known)))
+    books.out.append(KeepValue(WORKERS, list(known)))
 
 
 def _end_predecessors(books: Books, message: WorkerHello, now: float) -> None:

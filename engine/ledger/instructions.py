@@ -74,6 +74,9 @@ class Keep(Struct, frozen=True):
     body: bool = False
 
 
+WORKERS = "workers"  # the key of the list of workers
+
+
 class KeepValue(Struct, frozen=True):
     """Journal a small value under a key, replacing the one before."""
 

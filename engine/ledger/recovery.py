@@ -12,7 +12,7 @@ from ..errors import JournalError
 from ..typed import compile_decoder
 from . import attempts, batches, intake
 from .books import Books, Rules, sum_of
-from .instructions import Acked, AttemptFailed, Ended, Rewound, StageDone, Submitted
+from .instructions import WORKERS, Acked, AttemptFailed, Ended, Rewound, StageDone, Submitted
 from .rollouts import LedgerRollout
 
 _KINDS: tuple[type[Any], ...] = (Submitted, StageDone, AttemptFailed, Ended, Acked, Rewound)
@@ -62,7 +62,7 @@ class Recovery:
 
     def value(self, key: str, value: Any) -> None:
         """Apply one value kept under a key."""
-        if key == "workers":
+        if key == WORKERS:
             self.books.expected = set(value)
         elif key == intake.FIRST_SEQ:
             self._first_seq = value

@@ -36,7 +36,7 @@ from .applying import Applying
 from .bodies import Bodies
 from .loop import Loop, Sockets
 from .peers import Connections, WorkPipes
-from .shell import Shell
+from .shell import Served, Shell
 
 log = structlog.get_logger()
 MIN_FILES = 1024  # below this a listener at its limit spins a core
@@ -163,8 +163,8 @@ def rules(topology: Topology) -> Rules:
     )
 
 
-def _stages(topology: Topology) -> list[tuple[str, float]]:
-    return [(stage.name, stage.timeout_s) for stage in topology.stages]
+def _stages(topology: Topology) -> list[Served]:
+    return [Served(stage.name, stage.timeout_s, stage.slots) for stage in topology.stages]
 
 
 def _open_journal(topology: Topology, wake: int) -> Journal | NullJournal:

@@ -58,7 +58,8 @@ def test_a_run_lands_where_its_init_was_and_goes_elsewhere_from_init_on_if_that_
 def test_a_host_joins_by_apply_and_leaves_again_with_its_work_done(start: Start) -> None:
     only_b = [{**stage, "workers": {"b": 1}} for stage in STAGES]
     cluster = start(stages=only_b)
-    trainer = cluster.start_trainer(600, payload={"run_s": 0.4})
+    gate = cluster.directory / "gate"  # until c is there, b has more than it can take
+    trainer = cluster.start_trainer(600, payload={"run_s": 0.4, "gate": str(gate)})
     cluster.write(stages=STAGES)
     said = cluster.rollmq("apply", "topology.yaml", "--dry-run", "--json", host="a").stdout
     assert {change["what"] for change in json.loads(said)["changes"]} == {
@@ -67,6 +68,7 @@ def test_a_host_joins_by_apply_and_leaves_again_with_its_work_done(start: Start)
     }
     cluster.rollmq("apply", "topology.yaml")
     until(lambda: leased(cluster, "run").get("c"), "work on c", PATIENCE_S)
+    gate.touch()
     cluster.write(stages=only_b, timeouts={**TIMES, "retry_delay_s": 0.2})
     cluster.rollmq("apply", "topology.yaml")
     until(lambda: not cluster.named("c"), "c to be empty", PATIENCE_S)

@@ -24,6 +24,7 @@ from engine.ledger import (
     FromWorker,
     Instruction,
     Keep,
+    KeepValue,
     Ledger,
     PipeClosed,
     Reply,
@@ -36,6 +37,7 @@ from engine.ledger import (
     Tick,
     TrainerGone,
 )
+from engine.ledger.grounds import Grounds
 from engine.messages import Boot, Hello, Ping, Pong, Problem, ResultAck, Stop, Work
 
 from ..ledger_kit import MemoryJournal, buffers
@@ -155,6 +157,8 @@ class Broker:
     def _start(self, position: int) -> None:
         self.durable = position
         self.gated: deque[tuple[int, Instruction]] = deque()
+        self.grounds = Grounds()
+        self.work: list[Dispatch] = []  # that need not wait, as in the broker
         self.bodies: Counter[int] = Counter()
         self.promises = Promises(RULES, self.ledger, self.journal.changes)
         self.committing = False
@@ -237,12 +241,19 @@ class Broker:
                 self._to_worker(instruction.worker_id, instruction.message)
             elif isinstance(instruction, DropTrainer):
                 self.routes.pop(instruction.client_id, None)
+            elif isinstance(instruction, Dispatch) and self._may_leave(instruction):
+                self.work.append(instruction)
             elif isinstance(instruction, Forget) or not self.journal.take(instruction):
                 self.gated.append((len(self.journal.changes), instruction))
             else:
                 self._book_body(instruction)
+                if isinstance(instruction, Keep | KeepValue):
+                    self.grounds.kept(instruction, len(self.journal.changes))
         self._commit_soon()
         self._release()
+
+    def _may_leave(self, work: Dispatch) -> bool:
+        return self.grounds.of(work) <= self.durable
 
     def _book_body(self, change: Instruction) -> None:
         if isinstance(change, Keep):
@@ -266,6 +277,9 @@ class Broker:
     def _release(self) -> None:
         while self.gated and self.gated[0][0] <= self.durable:
             self._carry_out(self.gated.popleft()[1])
+        self.grounds.durable(self.durable)
+        while self.work:
+            self._dispatch(self.work.pop(0))
 
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:

@@ -19,12 +19,15 @@ from engine.ledger import (
     DropTrainer,
     FromWorker,
     Instruction,
+    Keep,
+    KeepValue,
     PipeClosed,
     Reply,
     Settle,
     Tell,
     TrainerGone,
 )
+from engine.ledger.grounds import Grounds
 from engine.messages import (
     Accepted,
     Cancelled,
@@ -50,6 +53,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.driver = Driver(TIGHT)
         self.outbox: deque[tuple[int, Instruction]] = deque()
+        self.grounds = Grounds()
         self.durable = 0
         self.clients = {name: Model() for name in CLIENTS}
         self.processes: dict[str, Process] = {}
@@ -69,10 +73,14 @@ class LedgerMachine(RuleBasedStateMachine):
         for instruction in self.driver.last:
             if type(instruction).__name__ in {"Keep", "KeepValue", "ForgetValue", "Forget"}:
                 position = next(journal)
+                if isinstance(instruction, Keep | KeepValue):
+                    self.grounds.kept(instruction, position)
             elif isinstance(instruction, Reply):
                 self.answer(instruction)
             elif isinstance(instruction, DropTrainer):
                 self.clients[instruction.client_id].welcomed = False
+            elif isinstance(instruction, Dispatch) and self.grounds.of(instruction) <= self.durable:
+                self.arrive(instruction)
             else:
                 self.outbox.append((position, instruction))
         self.seen_rows = position
@@ -90,13 +98,17 @@ class LedgerMachine(RuleBasedStateMachine):
         for key in getattr(reply.message, "drop", ()):
             process.held.pop(key, None)
 
+    def arrive(self, work: Dispatch) -> None:
+        process = self.processes.get(work.worker_id)
+        if process is not None and process.welcomed:
+            process.held.setdefault((work.rollout_id, work.attempt), None)
+
     def leave_outbox(self) -> None:
+        self.grounds.durable(self.durable)
         while self.outbox and self.outbox[0][0] <= self.durable:
             match self.outbox.popleft()[1]:
                 case Dispatch() as work:
-                    process = self.processes.get(work.worker_id)
-                    if process is not None and process.welcomed:
-                        process.held.setdefault((work.rollout_id, work.attempt), None)
+                    self.arrive(work)
                 case Settle(worker_id, rollout_id, attempt):
                     process = self.processes.get(worker_id)
                     if process is not None and process.held.get((rollout_id, attempt)):
@@ -319,6 +331,7 @@ class LedgerMachine(RuleBasedStateMachine):
         driver = self.driver
         driver.journal.crash(self.durable)
         self.outbox.clear()
+        self.grounds = Grounds()
         driver.restart()
         self.durable = self.seen_rows = len(driver.journal.changes)
         for client in self.clients.values():
