@@ -18,6 +18,10 @@ TRL    := .venv-trl
 TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
 
+# Threads of torch and vLLM that wait for each other by spinning take the cores from everything else:
+# on two cores beside other work that is many times the time.
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: run test check lint machines models vllm trl train train-short bench clean
 
 run: $(VENV)/.run
@@ -62,7 +66,7 @@ train: $(MODELS)/.pupil
 
 train-short: $(VENV)/.test $(MODELS)/.pupil
 	$(BIN)/python -m pytest -m train
-	$(VLLM)/bin/python -m examples.train --out out-train --steps 10 --gain 0.1
+	$(VLLM)/bin/python -m examples.train --out out-train --steps 6 --gain 0.1
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
@@ -101,11 +105,10 @@ $(TRL_STAMP): pyproject.toml
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps verl==0.9.1
 	touch $@
 
-# The trained model, and one with random weights: another checkpoint. Threads that wait for each other
-# by spinning would take twice the time on a machine that has other work.
+# The trained model, and one with random weights: another checkpoint.
 $(MODELS)/.made: nodes/backends/tiny_model.py $(MODELS)/conversations.npz \
   $(MODELS)/demonstrations.npz $(VLLM_STAMP)
-	OMP_WAIT_POLICY=passive $(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny \
+	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/tiny \
 	  --conversations $(MODELS)/conversations.npz --demonstrations $(MODELS)/demonstrations.npz
 	$(VLLM)/bin/python -m nodes.backends.tiny_model $(MODELS)/other --seed 99
 	touch $@
