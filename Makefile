@@ -2,12 +2,12 @@
 #             then tasks with tools, in sandboxes where bubblewrap or Apptainer is there
 # make test   set up and run every test
 # make check  what CI runs: lint, types, tests
-# make models  environments with torch and vLLM, and the tiny models, for the next three
+# make models  environments with torch and vLLM, and the tiny models, for the next two
 # make vllm   vLLM on CPU in an environment of its own, a tiny model, and every test that needs them
-# make trl    TRL and verl in an environment of their own, and every test that needs them
+# make trl    TRL and verl in an environment of their own, and every test that needs them: not in CI
 # make train  a tiny policy learns on this machine, sampled through rollmq: out-train/
 # make train-short  a few steps of it, and its tests: what CI runs
-# make machines  tests on a real Slurm cluster and on networks of namespaces: as root, not yet in CI
+# make machines  tests on a real Slurm cluster and on networks of namespaces: as root, not in CI
 # make bench  every bench: tables, JSON and plots in bench/results
 
 PYTHON ?= python3
@@ -17,6 +17,7 @@ VLLM   := .venv-vllm
 TRL    := .venv-trl
 TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
+VLLM_TESTS := vllm and not apptainer
 
 # Threads of torch and vLLM that wait for each other by spinning take the cores from everything else:
 # on two cores beside other work that is many times the time.
@@ -34,7 +35,7 @@ run: $(VENV)/.run
 
 # Most tests wait for processes: several files at a time take a fraction of the time.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --max-worker-restart 0 \
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
 	  --timeout-method signal
 
 lint: $(VENV)/.test
@@ -50,10 +51,10 @@ machines: $(VENV)/.test
 	$(BIN)/python -m pytest -m netns
 	$(BIN)/python -m pytest -m slurm
 
-models: $(MODELS)/.made $(MODELS)/.pupil $(TRL_STAMP)
+models: $(MODELS)/.made $(MODELS)/.pupil
 
 vllm: $(VENV)/.test $(MODELS)/.made
-	$(BIN)/python -m pytest -m 'vllm and not apptainer'
+	$(BIN)/python -m pytest -m '$(VLLM_TESTS)'
 	$(BIN)/rollmq check topology-vllm.yaml --json > /dev/null
 	$(BIN)/rollmq tasks calculator --count 8 --seed 7 --out out-tasks.jsonl
 	$(BIN)/rollmq run topology-vllm.yaml --tasks out-tasks.jsonl --group-size 4 --out out --overwrite
