@@ -109,7 +109,7 @@ class Kernel:
             "store_history": True,
             "user_expressions": {},
             "allow_stdin": False,
-            "stop_on_error": True,
+            "stop_on_error": False,  # or what comes right behind an error is aborted unseen
         }
         await self._ask("execute_request", content)
         ending = await self._ending(timeout_s)

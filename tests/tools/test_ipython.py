@@ -72,6 +72,11 @@ def test_code_over_its_time_is_interrupted_and_the_session_is_kept(answers: Answ
     assert told[2] == "5"
 
 
+def test_code_right_behind_an_error_is_run(answers: Answers) -> None:
+    told = answers(*["1/0", "6 * 7"] * 20)
+    assert told[1::2] == ["42"] * 20
+
+
 def test_code_that_ignores_interrupts_is_killed_with_its_session(answers: Answers) -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
     told, after = answers(code, "1 + 1", timeout_s=2.0)
