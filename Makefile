@@ -17,7 +17,6 @@ VLLM   := .venv-vllm
 TRL    := .venv-trl
 TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
-VLLM_TESTS := vllm and not apptainer
 
 # Threads of torch and vLLM that wait for each other by spinning take the cores from everything else:
 # on two cores beside other work that is many times the time.
@@ -54,7 +53,7 @@ machines: $(VENV)/.test
 models: $(MODELS)/.made $(MODELS)/.pupil
 
 vllm: $(VENV)/.test $(MODELS)/.made
-	$(BIN)/python -m pytest -m '$(VLLM_TESTS)'
+	$(BIN)/python -m pytest -m 'vllm and not apptainer'
 	$(BIN)/rollmq check topology-vllm.yaml --json > /dev/null
 	$(BIN)/rollmq tasks calculator --count 8 --seed 7 --out out-tasks.jsonl
 	$(BIN)/rollmq run topology-vllm.yaml --tasks out-tasks.jsonl --group-size 4 --out out --overwrite
