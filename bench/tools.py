@@ -134,7 +134,7 @@ async def actions(sandbox: Sandbox, place: Path, count: int, image: str) -> Meas
         return await output(sandbox.inside(COMMAND))
 
     async def by_apptainer() -> str:
-        return await output(["apptainer", "exec", "--containall", image, *COMMAND])
+        return await output(["apptainer", "exec", "--containall", "--no-privs", image, *COMMAND])
 
     async def by_tmux() -> str:
         assert tmux is not None
