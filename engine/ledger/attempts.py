@@ -9,6 +9,8 @@ Where what a rollout had pinned is gone, it begins again, a few times; then that
 failure.
 """
 
+from typing import Literal
+
 from msgspec.structs import replace
 
 from ..messages import (
@@ -163,8 +165,7 @@ def end_worker(
     for rollout in list(worker.leases.values()):
         books.unlease(rollout)
         blamed = rollout.rollout_id == culprit or (alone and not culprit)
-        stage, attempt = books.stage_name(rollout), rollout.attempt
-        failure = Failure(stage, attempt, "worker", error, why, worker.node)
+        failure = _failure(books, worker, rollout, "worker", error, why)
         _interrupted(books, rollout, failure, now, blamed=blamed, suspected=not culprit)
     del books.workers[worker.worker_id]
     books.rooms.gone(worker)
@@ -203,8 +204,7 @@ def _expire_one(books: Books, worker: LedgerWorker, rollout: LedgerRollout, now:
         return
     alone = worker.alone
     why = f"no heartbeat renewed the lease for {books.rules.lease_s:g} s"
-    stage, attempt = books.stage_name(rollout), rollout.attempt
-    failure = Failure(stage, attempt, "lease", "LeaseExpired", why, worker.node)
+    failure = _failure(books, worker, rollout, "lease", "LeaseExpired", why)
     books.stop_attempts([rollout])
     books.unlease(rollout)
     _interrupted(books, rollout, failure, now, blamed=alone, suspected=True)
@@ -226,14 +226,25 @@ def _undelivered(books: Books, worker: LedgerWorker, rollout: LedgerRollout, now
     """
     books.counts["undelivered"] += 1
     why = "the worker is heard, and the work did not reach it"
-    stage, attempt = books.stage_name(rollout), rollout.attempt
-    failure = Failure(stage, attempt, "lease", "Undelivered", why, worker.node)
+    failure = _failure(books, worker, rollout, "lease", "Undelivered", why)
     books.stop_attempts([rollout])
     books.unlease(rollout)
     rollout.avoid = worker.worker_id
     rollout.losses += 1
     blamed = rollout.losses > MOST_LOSSES
     _interrupted(books, rollout, failure, now, blamed=blamed, suspected=False)
+
+
+def _failure(
+    books: Books,
+    worker: LedgerWorker,
+    rollout: LedgerRollout,
+    boundary: Literal["worker", "lease"],
+    error: str,
+    why: str,
+) -> Failure:
+    stage = books.stage_name(rollout)
+    return Failure(stage, rollout.attempt, boundary, error, why, worker.node)
 
 
 def wake_delayed(books: Books, rollout: LedgerRollout, now: float) -> None:

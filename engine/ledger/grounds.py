@@ -3,7 +3,7 @@
 Job: note the position of each row that is kept, and name the last one that a dispatch needs: its
 task's, its rollout's, and the list of workers, which tells a restarted broker whom to wait for.
 Does not know: the journal, or what the rows say.
-Invariants: what is durable is forgotten.
+Invariants: rows that are durable are forgotten.
 
 A slot that is free again need not wait until the result that freed it is durable: if that is lost,
 its worker still holds it, says so in its hello, and sends it again.
@@ -28,7 +28,7 @@ class Grounds:
             self._workers = position
 
     def of(self, work: Dispatch) -> int:
-        """Return the position that must be durable before this may leave; 0 if all of it is."""
+        """Return the position that must be durable before this may leave; 0 if there is none."""
         rows = self._rows
         return max(rows.get(work.order, 0), rows.get(work.task_order, 0), self._workers)
 

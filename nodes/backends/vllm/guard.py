@@ -21,8 +21,6 @@ from collections.abc import Sequence
 from engine.process import die_with_parent
 
 GRACE_S = 5.0
-
-
 HEARD = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
