@@ -24,6 +24,7 @@ from .contract import Limits, Owner
 from .enter import start_time
 
 MARK = "ROLLMQ_SANDBOX"  # in the environment of everything that the provider `process` starts
+LOOKS = 3  # at an environment that is empty although no exec is under way: another may have begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +111,50 @@ def kill(pid: int, started: int) -> int | None:
 
 
 def kill_marked(name: str) -> int:
-    """Kill every process that carries a sandbox's mark in its environment; return how many.
+    """Kill every process that carries a sandbox's mark in its environment.
 
-    Only the provider `process` needs it: all others have a process-id namespace.
+    Returns how many were killed or have to be looked at again. Only the provider `process` needs
+    it: all others have a process-id namespace.
     """
     mark, count = f"{MARK}={name}".encode(), 0
     for path in Path("/proc").glob("[0-9]*"):
         try:
             pid = int(path.name)
             started = start_time(pid)
-            marked = mark in (path / "environ").read_bytes().split(b"\0")
+            environment = _environment(path) if started else b""
         except OSError:
             continue  # it ended, or is somebody else's
-        if marked and started and (handle := kill(pid, started)) is not None:
+        if environment is None:
+            count += 1
+        elif mark in environment.split(b"\0") and (handle := kill(pid, started)) is not None:
             os.close(handle)
             count += 1
     return count
+
+
+def _environment(process: Path) -> bytes | None:
+    """Return a process's environment, None while an exec of it has replaced the old one by none.
+
+    The kernel shows an empty environment and an empty command line until the new program's are in
+    place, both at once. Raises: OSError.
+    """
+    for _ in range(LOOKS):
+        if found := (process / "environ").read_bytes():
+            return found
+        if not _has_memory(process):
+            break
+        if not (process / "cmdline").read_bytes():
+            return None
+    return b""
+
+
+def _has_memory(process: Path) -> bool:
+    """Whether it is neither the kernel's own nor about to be gone."""
+    try:
+        (process / "exe").readlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def remove_tree(directory: Path) -> None:
