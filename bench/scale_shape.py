@@ -55,8 +55,8 @@ class Times:
 class Point:
     """What one candidate did with one load in one window.
 
-    dispatch: from a stage's end to the next stage's begin; with fewer rollouts in flight than
-    slots, a slot was free throughout.
+    dispatch: from a stage's end, inside the window, to the next stage's begin; with fewer rollouts
+    in flight than slots, a slot was free throughout.
     cores: processors kept busy by the candidate, its client included; `machine_cores` by all.
     """
 
@@ -88,13 +88,18 @@ def _order(block: int) -> Sequence[int]:
     return random.Random(block).sample(range(BLOCK), BLOCK)
 
 
-def dispatch_ms(times: Iterable[Times]) -> list[float]:
-    """Return how long each begin of a run and of an evaluation came after what it waited for."""
-    found = []
-    for each in times:
-        found.append((each.run_began - each.init_ended) * 1e3)
-        found.append((each.eval_began - each.run_ended) * 1e3)
-    return found
+def dispatch_ms(times: Iterable[Times], since: float) -> list[float]:
+    """Return how long each begin of a run and of an evaluation came after what it waited for.
+
+    Only what was dispatched `since` then counts: the longest runs that end in a window began when
+    everything was submitted at once.
+    """
+    waits = [
+        wait
+        for each in times
+        for wait in ((each.init_ended, each.run_began), (each.run_ended, each.eval_began))
+    ]
+    return [(began - ready) * 1e3 for ready, began in waits if ready >= since]
 
 
 class Window:
@@ -144,7 +149,7 @@ class Window:
         """
         if self._before is None or self._after is None:
             raise ValueError("the window is still open")
-        waits = dispatch_ms(self._times)
+        waits = dispatch_ms(self._times, self._opens)
         rate = len(self._times) / self._seconds
         took_s = self._after.at - self._before.at
         return Point(

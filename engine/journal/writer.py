@@ -1,8 +1,9 @@
 """The journal's writer: one thread that takes what is queued and makes it durable in one go.
 
 While there is much to do commits begin up to `Pace.apart_s` apart, so that changes gather; where
-there is little, or after a pause, the next one begins at once. What does not fit on a full disk is
-kept and tried again. It knows changes, not what they mean.
+there is little, or after a pause, the next one begins almost at once. What is much shows over a
+while: many rollouts that end together are still to be answered soon. What does not fit on a full
+disk is kept and tried again. It knows changes, not what they mean.
 """
 
 import threading
@@ -19,7 +20,8 @@ from .segments import Ballast, Frames, Place, Segments
 from .store import Append, Batch, Change, Forget, Release, Store, batch_length, fold, split
 
 Durability = Literal["none", "process", "power"]
-GAP_S_A_CHANGE = 0.0001
+MANY_PER_S = 10_000  # changes; from there on commits begin as far apart as they may
+SMOOTHED_S = 0.25
 FIRST_RETRY_S = 0.2
 RETRY_S = 1.0
 
@@ -99,7 +101,7 @@ class Writer(threading.Thread):
         self.failure: JournalError | None = None
         self.commits = Histogram()  # what each commit took
         self._began = 0.0
-        self._gap_s = 0.0
+        self._changes_per_s = 0.0  # lately
         self._disk = disk
         self._pace = pace
         self._wake = wake
@@ -169,8 +171,9 @@ class Writer(threading.Thread):
             self._accept(change)
 
     def _let_gather(self) -> None:
-        """Begin commits apart, the further the more the last one carried."""
-        left_s = self._began + self._gap_s - monotonic()
+        """Begin commits apart, the further the more there was to do lately."""
+        share = min(1.0, self._changes_per_s / MANY_PER_S)
+        left_s = self._began + share * self._pace.apart_s - monotonic()
         if left_s > 0 and not self._closing:
             sleep(left_s)
 
@@ -200,10 +203,10 @@ class Writer(threading.Thread):
             self._advance(taken)
 
     def _commit(self, changes: Sequence[Change]) -> None:
-        self._began = monotonic()
+        before, self._began = self._began, monotonic()
         batch = self._disk.commit(changes)
         took_s = monotonic() - self._began
-        self._gap_s = min(self._pace.apart_s, len(changes) * GAP_S_A_CHANGE)
+        self._note_rate(len(changes), self._began - before)
         counts = self._counts
         self.commits.add(took_s)
         counts["commits"] += 1
@@ -211,6 +214,10 @@ class Writer(threading.Thread):
         counts["bytes"] += sum(location.length for location, _ in batch.bodies())
         counts["commit_s"] = took_s
         counts["commit_max_s"] = max(took_s, counts["commit_max_s"])
+
+    def _note_rate(self, changes: int, gathered_s: float) -> None:
+        weight = min(1.0, gathered_s / SMOOTHED_S)
+        self._changes_per_s += weight * (changes / gathered_s - self._changes_per_s)
 
     def _advance(self, done: Iterable[Change]) -> None:
         self.durable = self._pending[0].position - 1 if self._pending else self._taken

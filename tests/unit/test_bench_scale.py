@@ -51,7 +51,11 @@ def test_the_slowest_tenth_takes_two_fifths_of_the_time() -> None:
 
 
 def test_each_begin_counts_from_the_end_of_the_stage_before() -> None:
-    assert dispatch_ms([times(5.0)]) == pytest.approx([10.0, 30.0])
+    assert dispatch_ms([times(5.0)], 4.0) == pytest.approx([10.0, 30.0])
+
+
+def test_a_begin_before_the_window_does_not_count() -> None:
+    assert dispatch_ms([times(5.0)], 5.5) == pytest.approx([30.0])
 
 
 def test_only_what_ends_inside_the_window_counts() -> None:
