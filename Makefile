@@ -18,6 +18,9 @@ TRL    := .venv-trl
 TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
 
+# By a path alone: the other way, each start of Python loads a finder first.
+EDITABLE := --config-settings editable_mode=compat --editable
+
 # Threads of torch and vLLM that wait for each other by spinning take the cores from everything else:
 # on two cores beside other work that is many times the time.
 export OMP_WAIT_POLICY ?= passive
@@ -75,15 +78,15 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[reasoning,tasks]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks,vllm,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[reasoning,tasks,vllm,test]'
 	touch $@ $(VENV)/.run
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[reasoning,tasks,bench]'
 	touch $@ $(VENV)/.run
 
 # The stamp's name holds the versions: another version is another stamp. The PyPI builds of what is
@@ -100,7 +103,7 @@ $(VLLM_STAMP):
 $(TRL_STAMP): pyproject.toml
 	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
-	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[trl]' \
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(EDITABLE) '.[trl]' \
 	  trl==1.16.0 tensordict==0.10.0 ray codetiming hydra-core
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps verl==0.9.1
 	touch $@

@@ -9,7 +9,7 @@ import os
 import time
 
 from bench import workload
-from engine.records import Trajectory
+from engine.trajectories import Trajectory
 from nodes.tasks import Context, Output
 
 

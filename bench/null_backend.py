@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import zmq
 
+from engine.arrays import array_buffer
 from engine.records import Buffer
 from engine.sockets import Bounds, open_socket
 from engine.topology import load
-from engine.wire import Codec, array_buffer, encode
+from engine.wire import Codec, encode
 from nodes.backends.link import Offer, RouterLink
 from nodes.inference.messages import FROM_RUN_WORKER, Generate, Generated
 

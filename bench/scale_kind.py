@@ -9,7 +9,7 @@ import time
 
 from bench import workload
 from bench.scale_shape import EVAL, INIT, run_s
-from engine.records import Trajectory
+from engine.trajectories import Trajectory
 from nodes.tasks import Context, Output
 
 

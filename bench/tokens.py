@@ -33,12 +33,13 @@ import numpy as np
 from bench import null_backend
 from bench.measure import json_line, percentile, table, write_results
 from bench.processes import children
+from engine.arrays import array_buffer, read_body, read_buffer
 from engine.messages import RESULTS, StageResult
 from engine.process import child_environment
-from engine.records import TRAJECTORY, Trajectory
 from engine.sockets import Bounds
 from engine.topology import load
-from engine.wire import Codec, array_buffer, encode, read_body, read_buffer
+from engine.trajectories import TRAJECTORY, Trajectory
+from engine.wire import Codec, encode
 from nodes import tokens
 from nodes.agent import ChatmlTemplate, Conversation, Message
 from nodes.inference.client import Patience, RouterModel

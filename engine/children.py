@@ -14,13 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-import structlog
-
 from .errors import NodeFailed
+from .logs import get_logger
 from .process import Backoff, ended_by, node_backoff
 from .topology import Node, Topology
 
-log = structlog.get_logger()
+log = get_logger()
 Spawn = Callable[[Node], "subprocess.Popen[bytes]"]
 GIVE_UP = 8  # short lives in a row after which the run is over
 SLACK_S = 2.0  # what a node may need beyond its drain

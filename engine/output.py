@@ -21,17 +21,8 @@ import orjson
 
 from .errors import Problem, RollmqError, TopologyError
 from .files import sync_directory
-from .records import (
-    TRAJECTORY,
-    Dtype,
-    Failure,
-    Outcome,
-    Receipt,
-    Rollout,
-    StageTiming,
-    Task,
-    Trajectory,
-)
+from .records import Dtype, Failure, Outcome, Receipt, StageTiming, Task
+from .trajectories import TRAJECTORY, Rollout, Trajectory
 from .typed import Count, Id, Length, Mismatch, Seconds, Text, compile_decoder
 from .wire import write_json
 

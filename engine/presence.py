@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import structlog
 import zmq
 
 from .errors import RemoteProtocolError
+from .logs import get_logger
 from .messages import (
     TO_NODE,
     Announced,
@@ -31,7 +31,7 @@ from .security import Line, node_key
 from .sockets import Bounds, drain, open_socket, send
 from .sockets import boot_id as fresh_boot_id
 from .topology import Topology
-from .wire import Codec, encode, read_buffer
+from .wire import Codec, encode, read_json
 
 PENDING = 64  # enough for a short absence of the broker; older hellos say nothing new
 CODEC = Codec[Any](TO_NODE)
@@ -71,7 +71,7 @@ class Presence:
         self.asked()
         seen = self._line.look(now)
         if seen.refused:
-            structlog.get_logger().error("refused by the broker", error=seen.refused)
+            get_logger().error("refused by the broker", error=seen.refused)
         if now >= self._next_at:
             self._next_at = now + self._every_s
             self.tell(NodeHello(*self._hello, figures, parts))
@@ -91,15 +91,15 @@ class Presence:
             try:
                 message, body = CODEC.decode(frames)
             except RemoteProtocolError as wrong:
-                structlog.get_logger().warning("the broker's message refused", error=str(wrong))
+                get_logger().warning("the broker's message refused", error=str(wrong))
                 continue
             if isinstance(message, Asked):
                 asked.append((message, body))
             elif isinstance(message, LauncherReply):
-                text = read_buffer(message.buffers[0], body[0]) if message.buffers else None
+                text = read_json(message.buffers[0], body[0]) if message.buffers else None
                 self.told.append((message, text))
             elif isinstance(message, Problem):
-                structlog.get_logger().error("refused by the broker", error=message.message)
+                get_logger().error("refused by the broker", error=message.message)
                 if message.code == "access":
                     self._line.again(time.monotonic())
         return asked

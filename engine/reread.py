@@ -9,13 +9,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from .errors import RollmqError
-from .logs import configure
+from .logs import configure, get_logger
 from .topology import Topology, load
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def reread_on_hangup(

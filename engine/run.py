@@ -24,11 +24,12 @@ from .display import RunDisplay
 from .errors import RollmqError
 from .files import write_whole
 from .output import FILE_NAME, RolloutFile, read_rollouts
-from .records import Rollout, Task
+from .records import Task
 from .security import operator_name
 from .summary import Section, Summary
 from .supervisor import Supervisor
 from .topology import Topology
+from .trajectories import Rollout
 
 STATUS_EVERY_S = 0.5
 

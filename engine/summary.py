@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from .records import OUTCOMES, Rollout
+from .records import OUTCOMES
+from .trajectories import Rollout
 
 
 class Section(Protocol):

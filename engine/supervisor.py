@@ -21,12 +21,12 @@ from types import TracebackType
 from typing import IO, Self
 
 import orjson
-import structlog
 import zmq
 
 from .children import Children
 from .errors import NodeFailed, TopologyError
 from .files import write_whole
+from .logs import get_logger
 from .messages import LauncherReply, Part
 from .presence import Presence
 from .process import last_lines, spawn
@@ -43,7 +43,7 @@ from .topology import (
 )
 from .topology.applied import begin, read, write_node_file
 
-log = structlog.get_logger()
+log = get_logger()
 MODULES = {
     "broker": "nodes.broker",
     "router": "nodes.router",

@@ -9,7 +9,7 @@ ones, because a frame costs more than its bytes.
 
 Wrong version, unknown kind, a header that does not fit its record, missing or trailing frames, and
 buffers whose length is not what their dtype and shape say are refused, naming the field. Body
-frames are never read or copied here. This module knows no socket.
+frames are never read or copied here; `arrays` does. This module knows no socket.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +17,6 @@ from functools import cache
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import orjson
 
 from .errors import LocalProtocolError, RemoteProtocolError
@@ -29,13 +27,6 @@ from .typed import Mismatch, compile_reader
 VERSION = 1
 PREFIX = b"rollmq/%d " % VERSION
 HEADER_BYTES = 32 * 1024 * 1024  # receipts of 100,000 rollouts fit
-_DTYPES = {
-    name: np.dtype(name).newbyteorder("<")
-    for name in ("int32", "int64", "float32", "float64", "uint8")
-}
-_DTYPE_NAMES: dict[np.dtype[Any], Any] = {
-    dtype: name for name, little in _DTYPES.items() for dtype in (little, little.newbyteorder(">"))
-}  # a dtype's own `name` is made anew, in Python, each time it is asked for
 PACK_BYTES = 256 * 1024  # above, copying costs more than another frame
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
@@ -124,55 +115,14 @@ def json_buffer(name: str, value: Any) -> tuple[Buffer, bytes]:
     return Buffer(name, "json", (len(text),)), text
 
 
-def array_buffer(name: str, array: npt.NDArray[Any]) -> tuple[Buffer, memoryview]:
-    """Describe an array as one body frame, without copying it where it is contiguous.
-
-    Raises: LocalProtocolError if its dtype has no form on the wire.
-    """
-    dtype = _DTYPE_NAMES.get(array.dtype)
-    if dtype is None:
-        raise LocalProtocolError(f"dtype {array.dtype.name} is not one of the wire's", name)
-    if array.size == 0:
-        return Buffer(name, dtype, array.shape), memoryview(b"")
-    flat = np.ascontiguousarray(array, dtype=_DTYPES[dtype])
-    return Buffer(name, dtype, array.shape), flat.data.cast("B")
-
-
-def read_buffer(buffer: Buffer, frame: Any) -> Any:
-    """Return a body frame's JSON value, or its array as a read-only view on the frame.
-
-    Raises: RemoteProtocolError if a json frame does not parse, or if no array has the shape.
-    """
-    data = memoryview(frame)
-    if buffer.dtype == "json":
-        try:
-            return orjson.loads(data)
-        except orjson.JSONDecodeError as wrong:
-            raise RemoteProtocolError(str(wrong), buffer.name) from None
-    array = np.frombuffer(data, dtype=_DTYPES[buffer.dtype])
-    if not array.flags.aligned:
-        array = array.copy()
-    if buffer.shape == array.shape:
-        return array
+def read_json(buffer: Buffer, frame: Any) -> Any:
+    """Return a body frame's JSON value. Raises: RemoteProtocolError if it holds none."""
+    if buffer.dtype != "json":
+        raise RemoteProtocolError(f"expected json, got {buffer.dtype}", buffer.name)
     try:
-        return array.reshape(buffer.shape)
-    except ValueError as wrong:
+        return orjson.loads(frame)
+    except orjson.JSONDecodeError as wrong:
         raise RemoteProtocolError(str(wrong), buffer.name) from None
-
-
-def read_body(
-    buffers: Sequence[Buffer], body: Sequence[Any]
-) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Return the JSON values and the arrays of a body, each by name.
-
-    Raises: RemoteProtocolError as `read_buffer`.
-    """
-    values: dict[str, Any] = {}
-    arrays: dict[str, Any] = {}
-    for buffer, frame in zip(buffers, split(buffers, body), strict=True):
-        into = values if buffer.dtype == "json" else arrays
-        into[buffer.name] = read_buffer(buffer, frame)
-    return values, arrays
 
 
 def split(buffers: Sequence[Buffer], body: Sequence[Any]) -> Sequence[Any]:

@@ -19,13 +19,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import structlog
 import zmq
 from msgspec.structs import replace
 
 from engine.errors import LocalProtocolError, RemoteProtocolError, RollmqError
 from engine.figures import LoopLag
-from engine.logs import configure
+from engine.logs import configure, get_logger
 from engine.messages import Announced
 from engine.presence import Presence
 from engine.process import die_with_parent
@@ -69,7 +68,7 @@ class Router:
         self.desk = Desk(self.standings, roster, self._children, self._do)
         self._version = roster.weights.policy_version if roster.weights else 0
         self._node = node
-        self._log = structlog.get_logger()
+        self._log = get_logger()
         self._context = zmq.Context()
         self._door = open_door(self._context, topology)
         self._workers, self._backends = (

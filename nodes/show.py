@@ -20,7 +20,7 @@ from rich.text import Text
 from tokenizers import Tokenizer
 
 from engine.output import read_rollouts
-from engine.records import Rollout, Trajectory
+from engine.trajectories import Rollout, Trajectory
 
 from . import tokens
 from .transcript import Ids

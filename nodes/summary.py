@@ -10,7 +10,7 @@ elsewhere.
 from statistics import median
 from typing import Any
 
-from engine.records import Rollout
+from engine.trajectories import Rollout
 
 NEEDED = {
     "prompt",

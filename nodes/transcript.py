@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from engine.records import Trajectory
+from engine.trajectories import Trajectory
 
 from .tasks import Generation
 

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import zmq
 
+from engine.arrays import array_buffer
 from engine.process import die_with_parent
 from engine.topology import load
-from engine.wire import array_buffer
 from nodes.backends.link import Offer, Reset, RouterLink
 from nodes.inference.messages import (
     Abort,

@@ -21,11 +21,12 @@ from typing import Any, TypeVar
 import numpy as np
 import zmq
 
+from engine.arrays import array_buffer, read_buffer
 from engine.process import child_environment
 from engine.sockets import Bounds, bind, drain, open_socket
 from engine.supervisor import BACKEND_MODULES
 from engine.topology import load
-from engine.wire import Codec, array_buffer, encode, read_buffer
+from engine.wire import Codec, encode
 from nodes.inference import messages as m
 
 CODEC = Codec[m.FromBackend](m.FROM_BACKEND)

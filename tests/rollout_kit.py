@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.records import Failure, Rollout, Trajectory
+from engine.records import Failure
+from engine.trajectories import Rollout, Trajectory
 
 Pieces = Sequence[tuple[int, Sequence[int]]]
 LOST = Failure("run", 1, "sandbox", "SandboxError", "the disk is full")

@@ -37,7 +37,7 @@ stages:
 ECHO = """\
 import numpy as np
 
-from engine.records import Trajectory
+from engine.trajectories import Trajectory
 from nodes.tasks import Output
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ClientError
-from ..records import Rollout, Trajectory
+from ..trajectories import Rollout, Trajectory
 
 Segments = Literal["last", "all"]
 """Of a rollout that had to begin its prompt anew: the last segment with sampled tokens, or all."""

@@ -21,7 +21,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..records import Outcome, Rollout
+from ..records import Outcome
+from ..trajectories import Rollout
 from .rows import Row, Segments, rows
 
 STATUS: dict[Outcome, str] = {

@@ -28,7 +28,8 @@ from uuid import uuid4
 
 from ..client import Client
 from ..errors import ClientError
-from ..records import Rollout, Task
+from ..records import Task
+from ..trajectories import Rollout
 from .rows import Row, nothing_trainable, rows
 
 Columns = dict[str, list[Any]]

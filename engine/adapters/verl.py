@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..records import Rollout
+from ..trajectories import Rollout
 from .rows import Row, Segments, left_out, nothing_trainable, rows
 
 Array = npt.NDArray[Any]

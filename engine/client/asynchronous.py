@@ -16,9 +16,10 @@ from typing import Any, Self, TypeVar
 
 from ..errors import BrokerUnreachable, ClientError, Full, NodeRefused, RollmqError
 from ..messages import TO_TRAINER, Cancelled
-from ..records import BackendState, Published, Rollout, Task
+from ..records import BackendState, Published, Task
 from ..sampling import Over, Staleness
 from ..sockets import Pump
+from ..trajectories import Rollout
 from ..wire import Codec, encode
 from . import fleet
 from .core import Core, Question

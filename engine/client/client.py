@@ -21,9 +21,10 @@ import zmq
 
 from ..errors import BrokerUnreachable, Full, NodeRefused, RollmqError
 from ..messages import TO_TRAINER, Ack, AskNode, Cancel, Cancelled, StatusRequest
-from ..records import BackendState, Published, Rollout, Task
+from ..records import BackendState, Published, Task
 from ..sampling import Over, Staleness
 from ..sockets import drain, send
+from ..trajectories import Rollout
 from ..wire import Codec, encode
 from . import fleet
 from .background import Background

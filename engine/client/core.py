@@ -46,8 +46,8 @@ from ..messages import (
     Welcome,
 )
 from ..messages import Replaced as ReplacedMessage
-from ..records import Rollout
-from ..wire import read_buffer
+from ..trajectories import Rollout
+from ..wire import read_json
 from .listener import Listener
 from .results import rollout_from
 from .sequence import Sequence, ranges
@@ -384,7 +384,7 @@ class Core:
             case Cancelled(cancel_id):
                 self._answered(f"cancel {cancel_id}", message)
             case Status(request_id, buffers):
-                self._answered(f"status {request_id}", read_buffer(buffers[0], body[0]))
+                self._answered(f"status {request_id}", read_json(buffers[0], body[0]))
             case NodeAnswer():
                 self._node_answered(message, body)
 

@@ -14,7 +14,7 @@ from ..messages import AskNode, NodeAnswer
 from ..messages.trainer import Role
 from ..records import BackendState, Published
 from ..typed import Mismatch, compile_decoder
-from ..wire import json_buffer, read_buffer
+from ..wire import json_buffer, read_json
 
 PauseMode = Literal["keep", "wait", "abort"]
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Wish(Generic[T]):
         if not message.buffers:
             raise RemoteProtocolError("the answer is missing", self.what)
         try:
-            return self.read(read_buffer(message.buffers[0], body[0]))
+            return self.read(read_json(message.buffers[0], body[0]))
         except Mismatch as wrong:
             raise RemoteProtocolError(str(wrong), self.what) from None
 

@@ -1,6 +1,6 @@
 """Rollouts into whole groups, as their last member arrives."""
 
-from ..records import Rollout
+from ..trajectories import Rollout
 
 
 class Groups:

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from ..messages import Batch, Judged, Wanted
-from ..records import Rollout
+from ..trajectories import Rollout
 
 
 class Listener(Protocol):

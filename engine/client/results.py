@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from ..arrays import read_body
 from ..errors import RemoteProtocolError
 from ..messages import Result
-from ..records import TRAJECTORY, Rollout, Trajectory
-from ..wire import read_body
+from ..trajectories import TRAJECTORY, Rollout, Trajectory
 
 
 def rollout_from(message: Result, body: list[Any]) -> Rollout:

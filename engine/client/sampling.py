@@ -13,8 +13,9 @@ from uuid import uuid4
 from ..errors import ClientError, Refused, SourceFailed, StateLost
 from ..messages import Batch as BatchMessage
 from ..messages import Judged, Sample, Wanted
-from ..records import Rollout, Task
+from ..records import Task
 from ..sampling import BatchReport, Over, Reason, Sealed, Spec, Staleness
+from ..trajectories import Rollout
 from .core import Core, Submission
 from .feed import answered
 from .requests import submit_message

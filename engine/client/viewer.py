@@ -20,7 +20,7 @@ from ..messages import Problem, Status, StatusRequest
 from ..security import Line, OwnKey, client_key, node_key, operator_name
 from ..sockets import Bounds, boot_id, drain, open_socket, send
 from ..topology import Topology, load
-from ..wire import Codec, encode, read_buffer
+from ..wire import Codec, encode, read_json
 
 POLL_MS = 100  # between two looks whether the broker takes our key
 ASK_AGAIN_S = 1.0  # a broker that restarts has lost the question
@@ -120,7 +120,7 @@ class Viewer:
             if isinstance(message, Problem):
                 raise AccessRefused(message.message)
             if message.request_id in asked:
-                report: dict[str, Any] = read_buffer(message.buffers[0], body[0])
+                report: dict[str, Any] = read_json(message.buffers[0], body[0])
                 return report
         return None
 

@@ -15,12 +15,12 @@ from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any
 
-import structlog
 import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from ..errors import KeysError
+from ..logs import get_logger
 from .allowed import Peer, decide, revoked
 from .curve import LIST_NAME
 from .files import KeyStore
@@ -31,7 +31,7 @@ FOLLOW_S = 0.5  # between two looks at the list's file
 MOST_REASONS = 64  # a counter's names come from peers' domains and roles: few
 WATCHED = int(zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_MONITOR_STOPPED)
 UNREADABLE = "allow-list not read: the one before stays"
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,15 +22,13 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import structlog
-
 from ..errors import NodeFailed, RollmqError
-from ..logs import configure
+from ..logs import configure, get_logger
 from ..topology import Topology, load
 from .allocation import ask
 from .journals import Places, keep, take
 
-log = structlog.get_logger()
+log = get_logger()
 LOOK_S = 0.2
 DRAINS = 3  # one after the other
 BEATS = 30  # heartbeats of the topology, of silence, after which the launcher counts as gone

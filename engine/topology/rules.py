@@ -13,13 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .reader import Values, did_you_mean, show_bytes
-from .records import (
-    BROKER_EDGES,
-    IPC_PATH_LIMIT_BYTES,
-    ROUTER_EDGES,
-    longest_socket,
-    placed_name,
-)
+from .records import BROKER_EDGES, IPC_PATH_LIMIT_BYTES, ROUTER_EDGES, longest_socket, placed_name
 from .yaml_lines import Place, Source
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

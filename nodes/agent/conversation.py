@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.records import Trajectory
+from engine.trajectories import Trajectory
 
 from ..tasks import Generation
 from ..transcript import NO_IDS, Reason, Transcript

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 import zmq
 
 from engine.errors import RemoteProtocolError
+from engine.logs import get_logger
 from engine.security import Line, node_key
 from engine.sockets import Bounds, Outbox, boot_id, drain, open_socket
 from engine.topology import Topology
@@ -86,7 +86,7 @@ class RouterLink:
         self._bounds = Bounds(queue, topology.limits.message_bytes)
         self._heartbeat_s = topology.timeouts.heartbeat_s
         self._lost_after_s = topology.timeouts.lease_s
-        self._log = structlog.get_logger()
+        self._log = get_logger()
         self._heard_at: float | None = None
         self._next_at = 0.0
         self._connect()

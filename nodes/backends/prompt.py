@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.wire import read_buffer
+from engine.arrays import read_buffer
 
 from ..inference.messages import Generate
 

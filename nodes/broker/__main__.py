@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import structlog
 import zmq
 
 from engine.errors import RollmqError
 from engine.journal import Journal, NullJournal
 from engine.ledger import ENTRIES, Ledger, Recovery, Rules, StageRule
-from engine.logs import configure
+from engine.logs import configure, get_logger
 from engine.process import PARENT, die_with_parent, spare_collector, work_in_batches
 from engine.records import Buffer
 from engine.sampling import load_filters
@@ -38,7 +37,7 @@ from .loop import Loop, Sockets
 from .peers import Connections, WorkPipes
 from .shell import Served, Shell
 
-log = structlog.get_logger()
+log = get_logger()
 MIN_FILES = 1024  # below this a listener at its limit spins a core
 
 

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import structlog
 import zmq
 
 from engine.errors import NodeFailed
+from engine.logs import get_logger
 from engine.security import Gatekeeper, KeyStore, ServerKey, server_key
 from engine.topology import Topology
 
 from .gate import Gate
 
 Socket = zmq.Socket[bytes]
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Access:

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import structlog
 
 from engine.errors import RollmqError
+from engine.logs import get_logger
 from engine.messages import AskNode, LauncherReply, NodeAnswer, NodeHello, Part
 from engine.topology import Applied, Plan, Topology, load_text, plan, resolved_yaml
 from engine.topology.applied import keep, read
 from engine.typed import Mismatch, Text, compile_decoder
 from engine.wire import json_buffer
 
-log = structlog.get_logger()
+log = get_logger()
 KEPT_ANSWERS = 64
 MARK, REVISION = "mark", "revision"  # of the text that a launcher goes by, in its figures
 WAITING = "waiting"  # in the figures of a launcher that wants to know who was heard

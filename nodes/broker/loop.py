@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 import zmq
 
 from engine.errors import RemoteProtocolError
@@ -32,6 +31,7 @@ from engine.ledger import (
     Tick,
     TrainerGone,
 )
+from engine.logs import get_logger
 from engine.messages import (
     FROM_NODE,
     FROM_TRAINER,
@@ -75,7 +75,7 @@ from .peers import Connections, WorkPipes
 from .shell import Shell
 
 Handle = Callable[[list[Any], float, str], None]
-log = structlog.get_logger()
+log = get_logger()
 DRAIN = 128  # messages of one socket before the others have their turn
 GATHER_S = 0.003  # at most; a turn costs as much as a few messages
 GAP_S_A_MESSAGE = 0.0001

@@ -9,8 +9,8 @@ together.
 from collections.abc import Sequence
 from typing import Any
 
+from engine.arrays import read_body
 from engine.errors import RemoteProtocolError
-from engine.wire import read_body
 
 from ..tasks import Generation
 from .messages import Generated

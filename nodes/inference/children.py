@@ -14,8 +14,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import structlog
-
+from engine.logs import get_logger
 from engine.process import Backoff, ended_by, node_backoff, spawn
 from engine.supervisor import BACKEND_MODULES
 
@@ -42,7 +41,7 @@ class Children:
         self._logs = logs
         self._drain_s = drain_s
         self._children: dict[str, Child] = {}
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     def start(self, added: Added, file: Path, now: float) -> None:
         """Start a backend whose topology file is there. Raises: OSError."""

@@ -20,15 +20,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import structlog
 import zmq
 
+from engine.arrays import array_buffer
 from engine.errors import BoundaryError, LocalProtocolError, RemoteProtocolError
+from engine.logs import get_logger
 from engine.records import Buffer
 from engine.security import Line, OwnKey, node_key
 from engine.sockets import Bounds, Pump, boot_id, open_socket
 from engine.topology import Topology
-from engine.wire import Codec, array_buffer, encode
+from engine.wire import Codec, encode
 
 from ..tasks import Generation, Sampling
 from .alignment import read_completion, sampled_tokens
@@ -95,7 +96,7 @@ class RouterModel:
         self._telling: asyncio.Handle | None = None
         boot = boot_id(node)
         self._ids = (f"{boot}.{n}" for n in itertools.count(1))
-        self._log = structlog.get_logger()
+        self._log = get_logger()
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
         self.refusals = Refusals()

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-import structlog
 from msgspec.structs import replace
 
 from engine.errors import RollmqError
+from engine.logs import get_logger
 from engine.messages import Answered, Asked, Part
 from engine.records import BackendState, Published
 from engine.supervisor import BACKEND_MODULES
@@ -168,7 +168,7 @@ class Desk:
             try:
                 self._roster.change(weights=weights)
             except OSError as wrong:
-                structlog.get_logger().critical("published weights not kept", error=str(wrong))
+                get_logger().critical("published weights not kept", error=str(wrong))
         request_id = self._waits.pop(ended.update_id, "")
         client_id = self._open.pop(request_id, "")
         if not client_id:

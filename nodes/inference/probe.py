@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.wire import array_buffer
+from engine.arrays import array_buffer
 
 from .alignment import read_completion
 from .messages import Generate, Generated

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import structlog
 
+from engine.logs import get_logger
 from engine.typed import Id, Mismatch, compile_decoder
 
 from .messages import Generate, GenerateFailed
@@ -47,7 +47,7 @@ class Refusals:
     def tell(self, now: float) -> None:
         """Log what was counted since the last time, if that was long enough ago."""
         if self.total > self._told and now - self._told_at >= EVERY_S:
-            structlog.get_logger().warning("messages refused", total=self.total, last=self._last)
+            get_logger().warning("messages refused", total=self.total, last=self._last)
             self._told, self._told_at = self.total, now
 
 

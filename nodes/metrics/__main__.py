@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
-import structlog
 import zmq
 from prometheus_client import start_http_server
 from prometheus_client.registry import CollectorRegistry
 
 from engine.client.viewer import Viewer
 from engine.errors import NodeFailed, RollmqError
-from engine.logs import configure
+from engine.logs import configure, get_logger
 from engine.presence import Presence
 from engine.process import die_with_parent
 from engine.reread import reread_on_hangup
@@ -30,7 +29,7 @@ from engine.topology import Topology, load
 from .exporter import StatusCollector
 
 TURN_S = 0.1
-log = structlog.get_logger()
+log = get_logger()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,11 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-import structlog
 import zmq
 
 from engine.errors import RemoteProtocolError, RollmqError
-from engine.logs import configure
+from engine.logs import configure, get_logger
 from engine.messages import TO_NODE, Pins, Unpinned
 from engine.presence import Presence
 from engine.process import die_with_parent
@@ -34,7 +33,7 @@ from .choice import BASE, Maker, choose, make, most
 from .keeper import Keeper
 from .places import base_dir, records_dir
 
-log = structlog.get_logger()
+log = get_logger()
 LOCK_S = 20.0  # until a keeper that ends has let go
 SUCCESSOR_S = 3.0  # how long an undertaker waits for the next keeper
 

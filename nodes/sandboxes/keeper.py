@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import structlog
 
 from engine.errors import BoundaryError
+from engine.logs import get_logger
 from engine.sockets import private_directory
 from engine.typed import Mismatch
 
@@ -29,7 +29,7 @@ from .link import ASKED, LINE_BYTES, Asked, Told, line_of
 from .records import Record, read_records, remove_tree, write_record
 from .watch import Watch
 
-log = structlog.get_logger()
+log = get_logger()
 TICK_S = 0.5
 REFILL_S = 0.02  # first the answer: whoever asked is waiting, and a start blocks for milliseconds
 AGAIN_S = 5.0  # before a sandbox that did not end is tried again

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import structlog
 
 from engine.errors import BoundaryError
+from engine.logs import get_logger
 from engine.typed import Mismatch, compile_decoder
 
 from .contract import Owner, Sandbox, Spec
@@ -26,7 +26,7 @@ from .entrance import Entrance
 from .inside import Inside
 from .records import Record
 
-log = structlog.get_logger()
+log = get_logger()
 ANSWER_S = 120.0  # a cold start behind many others
 LINE_BYTES = 1 << 20
 REACH_S = 20.0  # for a keeper that is being started again

@@ -14,13 +14,13 @@ import os
 import time
 from collections.abc import Callable, Iterable
 
-import structlog
+from engine.logs import get_logger
 
 from .holdings import Holdings
 from .records import Record, kill
 from .usage import Use, measure, to_end, tree_bytes
 
-log = structlog.get_logger()
+log = get_logger()
 PAUSE_S = 0.1
 SHARE = 20.0  # the pause is at least so many times as long as the last look
 TREES_S = 2.0  # shared directories are looked at so often

@@ -5,17 +5,15 @@ import signal
 import sys
 from pathlib import Path
 
-import structlog
-
 from engine.errors import RollmqError
-from engine.logs import configure
+from engine.logs import configure, get_logger
 from engine.process import die_with_parent
 from engine.reread import reread_on_hangup
 from engine.topology import load
 
 from .guardian import Guardian
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def main(arguments: list[str] | None = None) -> int:

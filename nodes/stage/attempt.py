@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
+from engine.arrays import array_buffer, read_body
 from engine.errors import BoundaryError, LocalProtocolError, ProtocolError
 from engine.messages import RESULTS, StageResult, Work
 from engine.messages.worker import AttemptStatus
-from engine.records import ITEM_BYTES, TRAJECTORY, Buffer, Failure, Task, Trajectory, Usage
-from engine.wire import Codec, array_buffer, encode, forward, json_buffer, pack, read_body
+from engine.records import ITEM_BYTES, Buffer, Failure, Task, Usage
+from engine.trajectories import TRAJECTORY, Trajectory
+from engine.wire import Codec, encode, forward, json_buffer, pack
 
 from ..sandboxes.contract import Owner, Sandbox, Spec
 from ..sandboxes.link import AttemptSandboxes, Link

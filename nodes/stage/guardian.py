@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
 import zmq
 
 from engine.errors import RemoteProtocolError
+from engine.logs import get_logger
 from engine.messages import (
     EVENTS,
     TO_NODE,
@@ -44,7 +44,7 @@ from engine.wire import Codec, encode
 from .pipe import TO_GUARDIAN, AreYouThere, Connect, Drop, Here, PipeEnd, Reread, batches
 from .table import SPARE, Entry, SlotTable, shared_memory
 
-log = structlog.get_logger()
+log = get_logger()
 LOOK_S = 0.1  # between two looks for handlers past their deadline
 STALLED_S = 1.0  # a loop that has not answered for this long stands still
 SILENT_LEASES = 2  # without a word of the broker, before the connection is made anew

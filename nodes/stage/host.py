@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 import zmq
 
 from engine.errors import RemoteProtocolError, RollmqError
-from engine.logs import configure
+from engine.logs import configure, get_logger
 from engine.messages import WORK, Held, ResultAck, StageResult, Work
 from engine.messages.worker import AttemptStatus
 from engine.process import die_with_parent, spare_collector, work_in_batches
@@ -42,7 +41,7 @@ from .handlers import Handlers
 from .pipe import TO_HOST, AreYouThere, Connect, Drop, Here, PipeEnd, Reread
 from .table import SlotTable, slots_of
 
-log = structlog.get_logger()
+log = get_logger()
 MOST_PATIENCE_S = 300.0  # until a result that nobody settles is sent again
 UNWANTED = 65_536  # attempts stopped before their work arrived; the oldest are forgotten
 

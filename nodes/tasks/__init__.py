@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.messages.worker import EarlyOutcome
-from engine.records import Task, Trajectory
+from engine.records import Task
+from engine.trajectories import Trajectory
 
 from ..sandboxes.contract import Sandbox, Spec
 

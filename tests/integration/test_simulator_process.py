@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import zmq
 
+from engine.arrays import array_buffer, read_buffer
 from engine.process import child_environment
 from engine.sockets import Bounds, bind, open_socket
 from engine.topology import load
-from engine.wire import Codec, array_buffer, encode, read_buffer
+from engine.wire import Codec, encode
 from nodes import tokens
 from nodes.inference.messages import (
     FROM_BACKEND,

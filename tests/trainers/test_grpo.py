@@ -35,7 +35,7 @@ TURNS = """\
 import numpy as np
 
 from engine.errors import BoundaryError
-from engine.records import Trajectory
+from engine.trajectories import Trajectory
 from nodes.tasks import Output
 
 MASK = np.array([0] * 6 + [1] * 5 + [0] * 4 + [1] * 3 + [0] * 2, dtype=np.uint8)

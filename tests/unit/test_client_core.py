@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from engine.arrays import array_buffer
 from engine.client.core import RETRY_S, Core, Submission
 from engine.client.requests import cancel_message, status_message, submit_message
 from engine.client.sequence import ranges
@@ -34,8 +35,9 @@ from engine.messages import (
     Welcome,
 )
 from engine.messages import Replaced as ReplacedMessage
-from engine.records import Rollout, Task
-from engine.wire import array_buffer, json_buffer
+from engine.records import Task
+from engine.trajectories import Rollout
+from engine.wire import json_buffer
 
 HEARTBEAT_S = 2.0
 PATIENCE_S = 20.0

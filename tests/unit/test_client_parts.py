@@ -9,7 +9,8 @@ from engine.client.groups import Groups
 from engine.client.requests import cancel_message, status_message, submit_message
 from engine.client.sequence import Sequence
 from engine.errors import TopologyError
-from engine.records import Rollout, Task
+from engine.records import Task
+from engine.trajectories import Rollout
 
 TASK = Task("t", "kind", {"question": "?"})
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from engine import messages as engine_messages
+from engine.arrays import array_buffer
 from engine.errors import RemoteProtocolError
-from engine.wire import Codec, array_buffer, encode
+from engine.wire import Codec, encode
 from nodes.inference import messages
 
 EDGES = {

@@ -16,11 +16,13 @@ SOURCES = [*ENGINE, *NODES]
 LAYERS = (
     {"errors", "typed", "process", "logs", "files", "figures"},
     {"records"},
+    {"trajectories"},
     {"topology"},
     {"graph", "reread", "children"},
     {"sampling"},
     {"messages"},
     {"wire"},
+    {"arrays"},
     {"security"},
     {"sockets"},
     {"presence"},

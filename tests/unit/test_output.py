@@ -11,7 +11,8 @@ import pytest
 
 from engine.errors import RollmqError, TopologyError
 from engine.output import RolloutFile, read_rollouts, read_tasks, write_rollout
-from engine.records import Failure, Receipt, Rollout, StageTiming, Task, Trajectory, Usage
+from engine.records import Failure, Receipt, StageTiming, Task, Usage
+from engine.trajectories import Rollout, Trajectory
 
 FULL: dict[str, Any] = {
     "rollout_id": "r-1",

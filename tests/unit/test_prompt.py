@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from engine.arrays import array_buffer
 from engine.records import Buffer
-from engine.wire import array_buffer
 from nodes.backends.prompt import read_prompt
 from nodes.inference.messages import Generate
 

@@ -1,4 +1,8 @@
 import importlib
+import subprocess
+import sys
+
+import pytest
 
 import engine
 
@@ -27,3 +31,18 @@ def test_every_error_that_can_be_raised_to_a_user_is_public() -> None:
         if isinstance(found, type) and issubclass(found, errors.RollmqError)
     }
     assert tree - set(engine.__all__) == {"DiskFull"}, "told to trainers as a refused submit"
+
+
+@pytest.mark.parametrize(
+    "node", ["nodes.broker.__main__", "nodes.stage.__main__", "nodes.sandboxes.__main__"]
+)
+def test_a_node_that_looks_at_no_array_starts_without_numpy_client_and_rich(node: str) -> None:
+    code = f"import {node}, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"numpy", "rich", "engine.client"} & set(done.stdout.split())
+
+
+def test_rich_can_be_imported_behind_the_logs() -> None:
+    code = "import engine.logs; from rich.console import Console; Console().print('here')"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "here\n"

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from engine.output import FILE_NAME, write_rollout
-from engine.records import Failure, Rollout, StageTiming
+from engine.records import Failure, StageTiming
+from engine.trajectories import Rollout
 from nodes import tokens
 from nodes.agent import ChatmlTemplate, Conversation, Message
 from nodes.commands import show, tasks

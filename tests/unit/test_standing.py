@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from engine.wire import array_buffer
+from engine.arrays import array_buffer
 from nodes.inference import events
 from nodes.inference.events import Event, Instruction
 from nodes.inference.fleet import Rules

@@ -7,8 +7,9 @@ import numpy as np
 import orjson
 import pytest
 
-from engine.records import Failure, Rollout, StageTiming, Trajectory
+from engine.records import Failure, StageTiming
 from engine.summary import Summary, percentiles
+from engine.trajectories import Rollout, Trajectory
 
 PLAIN = Rollout(
     rollout_id="r",

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from engine.display import print_summary
-from engine.records import Rollout, StageTiming
+from engine.records import StageTiming
 from engine.summary import Summary
+from engine.trajectories import Rollout
 from nodes.summary import Turns
 
 TURN: dict[str, Any] = {

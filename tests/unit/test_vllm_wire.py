@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.wire import array_buffer
+from engine.arrays import array_buffer
 from nodes.backends.prompt import read_prompt
 from nodes.backends.vllm.wire import (
     BadReply,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.arrays import array_buffer, read_body, read_buffer
 from engine.errors import LocalProtocolError, RemoteProtocolError
 from engine.messages import (
     EVENTS,
@@ -30,12 +31,9 @@ from engine.wire import (
     PACK_BYTES,
     PREFIX,
     Codec,
-    array_buffer,
     encode,
     json_buffer,
     pack,
-    read_body,
-    read_buffer,
     size_bytes,
     split,
 )

@@ -24,16 +24,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import structlog
 import zmq
 
+from engine.arrays import array_buffer
 from engine.errors import NodeFailed, RollmqError
-from engine.logs import configure
+from engine.logs import configure, get_logger
 from engine.presence import Presence
 from engine.process import die_with_parent
 from engine.reread import reread_on_hangup
 from engine.topology import Topology, load
-from engine.wire import array_buffer
 
 from ...inference.messages import (
     Abort,
@@ -103,7 +102,7 @@ class Simulator:
 
     def run(self) -> int:
         """Serve until stopped, and return the exit status."""
-        log = structlog.get_logger()
+        log = get_logger()
         log.info("simulator ready; no model is behind it", speed=self.options.speed)
         give_up_at = 0.0
         while not give_up_at or (len(self._loop) and time.monotonic() < give_up_at):
@@ -190,7 +189,7 @@ class Simulator:
         """Carry a fault out; return whether that was all that becomes of the request."""
         if fault is None:
             return False
-        structlog.get_logger().warning("fault, as asked for", fault=fault.kind)
+        get_logger().warning("fault, as asked for", fault=fault.kind)
         if fault.kind == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if fault.kind == "slow":
@@ -257,7 +256,7 @@ class Simulator:
         self._link.answer(message, body)
 
     def _close(self) -> None:
-        structlog.get_logger().info("simulator stopped", unanswered=len(self._loop))
+        get_logger().info("simulator stopped", unanswered=len(self._loop))
         self._link.close()
         self._presence.close()
         self._context.term()

@@ -23,11 +23,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import structlog
 import zmq
 
 from engine.errors import NodeFailed, RollmqError
-from engine.logs import configure
+from engine.logs import configure, get_logger
 from engine.presence import Presence
 from engine.process import die_with_parent
 from engine.reread import reread_on_hangup
@@ -66,7 +65,7 @@ class Vllm:
         self._lives = 0
         self._presence: Presence | None = None
         self._stopping = asyncio.Event()
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     async def run(self) -> int:
         """Serve until stopped, and return the exit status."""

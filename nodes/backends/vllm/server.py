@@ -13,8 +13,7 @@ import subprocess
 import sys
 import time
 
-import structlog
-
+from engine.logs import get_logger
 from engine.process import Backoff, child_environment, last_lines, spawn
 from engine.topology import Node, Topology
 
@@ -53,7 +52,7 @@ class OwnServer:
             return
         await asyncio.sleep(self._delay_s())
         self._spawn()
-        structlog.get_logger().info("server started", url=self.url, log=str(self.log_path))
+        get_logger().info("server started", url=self.url, log=str(self.log_path))
 
     async def stop(self) -> None:
         """Stop the server; it is killed if it takes too long."""

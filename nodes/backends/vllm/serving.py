@@ -13,9 +13,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
-from engine.wire import array_buffer
+from engine.arrays import array_buffer
+from engine.logs import get_logger
 
 from ...inference.messages import (
     Abort,
@@ -34,16 +33,7 @@ from ..link_async import AsyncRouterLink
 from ..prompt import read_prompt
 from .http import HttpFailed, Unreachable, VllmHttp
 from .updates import Updates, Weights
-from .wire import (
-    BadReply,
-    Failure,
-    Ids,
-    Reply,
-    Served,
-    Versions,
-    read_reply,
-    write_request,
-)
+from .wire import BadReply, Failure, Ids, Reply, Served, Versions, read_reply, write_request
 
 ABORT_AGAIN_S = 0.5  # an abort may overtake its request, and then does nothing
 ABORT_WITHIN_S = 10.0
@@ -93,7 +83,7 @@ class Serving:
         self._http = site.http
         self._open: dict[str, _Open] = {}
         self._updates = Updates(site.http, site.weights, self._answer_step)
-        self._log = structlog.get_logger()
+        self._log = get_logger()
         self._link: AsyncRouterLink | None = None
         self._watching = self._begin(self._watch())
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
+from engine.logs import get_logger
 
 from ...inference.messages import Pause, Resume, UpdateStep, UpdateWeights
 from .http import HttpFailed, Unreachable, VllmHttp
@@ -43,7 +43,7 @@ class Updates:
         self._http = http
         self._weights = weights
         self._answer = answer
-        self._log = structlog.get_logger()
+        self._log = get_logger()
         self._steps: dict[tuple[str, str], asyncio.Task[UpdateStep]] = {}
         self._last: asyncio.Task[UpdateStep] | None = None
         self._paused = False
@@ -111,7 +111,7 @@ async def load(http: VllmHttp, weights: Weights) -> None:
         await http.reload(weights.source)
     await http.set_version(weights.version)
     if not await http.forget_prefixes():
-        structlog.get_logger().info("prefixes of frozen requests are kept")
+        get_logger().info("prefixes of frozen requests are kept")
 
 
 def _expect_weights(source: str) -> None:
