@@ -120,7 +120,7 @@ def read_json(buffer: Buffer, frame: Any) -> Any:
     if buffer.dtype != "json":
         raise RemoteProtocolError(f"expected json, got {buffer.dtype}", buffer.name)
     try:
-        return orjson.loads(frame)
+        return orjson.loads(memoryview(frame))
     except orjson.JSONDecodeError as wrong:
         raise RemoteProtocolError(str(wrong), buffer.name) from None
 

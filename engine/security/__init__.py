@@ -8,12 +8,13 @@ Without the topology's `keys`, or over IPC, nothing of this is used.
 from .allowed import ANYONE, Allowed, Denied, Domain, Peer, Role, domain_of_work, owns
 from .curve import LIST_NAME, OwnKey, ServerKey
 from .files import KeyStore, client_key, node_key, operator_name, server_key
-from .line import Line
+from .line import LOOK_S, Line
 from .zap import Gatekeeper
 
 __all__ = [
     "ANYONE",
     "LIST_NAME",
+    "LOOK_S",
     "Allowed",
     "Denied",
     "Domain",

@@ -26,7 +26,7 @@ from engine.arrays import array_buffer
 from engine.errors import BoundaryError, LocalProtocolError, RemoteProtocolError
 from engine.logs import get_logger
 from engine.records import Buffer
-from engine.security import Line, OwnKey, node_key
+from engine.security import LOOK_S, Line, OwnKey, node_key
 from engine.sockets import Bounds, Pump, boot_id, open_socket
 from engine.topology import Topology
 from engine.wire import Codec, encode
@@ -254,15 +254,21 @@ class RouterModel:
         while True:
             self._pings += 1
             self.refusals.tell(self._loop.time())
-            self._look()
             self._pump.send(encode(RouterPing(self._pings, tuple(self._open))))
-            await asyncio.sleep(self._patience.heartbeat_s)
+            await self._wait(self._patience.heartbeat_s)
             self._misses += 1  # counted, not timed: a loop that stood still has heard nobody
             if self._misses * self._patience.heartbeat_s > self._patience.lost_after_s:
                 self._log.warning("router not heard, connecting anew", endpoint=self._endpoint)
                 self._line.close()
                 self._pump.close()
                 self._pump = self._connect(boot_id(self._node))
+
+    async def _wait(self, seconds: float) -> None:
+        """Sleep, and look whether the router refuses us: that is to be known within two seconds."""
+        until = self._loop.time() + seconds
+        while (left_s := until - self._loop.time()) > 0:
+            self._look()
+            await asyncio.sleep(min(LOOK_S, left_s))
 
     def _look(self) -> None:
         seen = self._line.look(self._loop.time())

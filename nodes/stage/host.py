@@ -26,7 +26,7 @@ from engine.logs import configure, get_logger
 from engine.messages import WORK, Held, ResultAck, StageResult, Work
 from engine.messages.worker import AttemptStatus
 from engine.process import die_with_parent, spare_collector, work_in_batches
-from engine.security import Line, node_key
+from engine.security import LOOK_S, Line, node_key
 from engine.sockets import Bounds, Pump, open_socket
 from engine.topology import Topology, later_elsewhere, load
 from engine.wire import Codec, encode
@@ -117,7 +117,10 @@ class Host:
         self._results = Pump(results, lambda _: None, self._bounds)
         loop.add_reader(self._pipe.socket, self._from_guardian)
         spare_collector()
-        await self._over.wait()
+        while not self._over.is_set():
+            self._look(time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), LOOK_S)
         await self._leave()
 
     @property
@@ -154,7 +157,6 @@ class Host:
             match record:
                 case AreYouThere(nonce):
                     self._pipe.send(Here(nonce))
-                    self._look(time.monotonic())
                     self._send_late(time.monotonic())
                 case Connect(broker_id, work):
                     self._connect(broker_id, work)

@@ -1,13 +1,16 @@
 """The router's sockets: completions over CURVE, and nobody speaks for another host there."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from engine import NodeRefused, Task
-from engine.sockets import boot_id
+from engine.sockets import Bounds, boot_id
 from engine.wire import Codec
+from nodes.inference.client import Patience, RouterModel
 from nodes.inference.messages import (
     TO_BACKEND,
     TO_RUN_WORKER,
@@ -20,6 +23,7 @@ from nodes.inference.messages import (
 from .kit import PATIENCE_S, Keyed, Raw, keyed
 from .test_refused import refusal
 
+REFUSED = "refused by the router"
 TEXT = """\
 version: 1
 durability: process
@@ -113,6 +117,25 @@ def test_a_run_worker_lives_on_its_keys_host(site: Keyed) -> None:
         peer.say(RouterPing(1, ()))
         assert heard_soon(peer) is None
     talk(site)
+
+
+def test_a_run_worker_that_is_refused_says_so_between_heartbeats(site: Keyed) -> None:
+    worker = next(node.name for node in site.topology.nodes() if node.role == "worker")
+    key = site.keys.own("t", "trainer")
+
+    async def told() -> None:
+        waits = Patience(heartbeat_s=600.0, lost_after_s=6000.0, deadline_s=600.0)
+        model = RouterModel(site.site.endpoint("router"), worker, Bounds(), waits, key)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not any(REFUSED in entry["event"] for entry in logs):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        finally:
+            await model.close()
+
+    with capture_logs() as logs:
+        asyncio.run(told())
+    assert "may not enter by this port" in logs[0]["error"]
 
 
 def heard_soon(peer: Raw) -> bytes | None:
