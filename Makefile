@@ -7,7 +7,7 @@
 # make trl    TRL and verl in an environment of their own, and every test that needs them: not in CI
 # make train  a tiny policy learns on this machine, sampled through rollmq: out-train/
 # make train-short  a few steps of it, and its tests: what CI runs
-# make machines  tests on a real Slurm cluster and on networks of namespaces: as root, not in CI
+# make machines  tests on a real Slurm cluster and on networks of namespaces: as root
 # make bench  every bench: tables, JSON and plots in bench/results
 
 PYTHON ?= python3
@@ -48,8 +48,7 @@ lint: $(VENV)/.test
 check: lint test
 
 machines: $(VENV)/.test
-	.ci/install-slurm
-	.ci/install-network
+	.ci/install-machines
 	$(BIN)/python -m pytest -m netns
 	$(BIN)/python -m pytest -m slurm
 

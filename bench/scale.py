@@ -13,8 +13,9 @@ second round backwards; each figure is of the run in the middle.
           that of one host
   pace    8 hosts, runs shorter and shorter until the processors are full: how busy the slots stay,
           and at how many cores; Ray beside it. `ratio_ray` is of the rates at the last pace
-  many    2,000 rollouts in their run stage at once on one broker, and the same with Ray: the time
-          from a stage's end to the next one's begin while slots are free, rollouts/s, memory
+  many    2,000 rollouts in their run stage at once on one broker, on 2 hosts and, for what the
+          simulated hosts' 48 processes cost, on 8; and the same with Ray: the time from a stage's
+          end to the next one's begin while slots are free, rollouts/s, memory
   curve   as many rollouts as one host's links carry, with and without CURVE: `curve_ratio` is of
           the rates
 
@@ -45,7 +46,15 @@ WARMUP_S = 2.0
 HOSTS = (1, 2, 4, 8)
 MEAN_S = 2.0
 PACES_S = (2.0, 0.5, 0.125)
-MANY = Load(hosts=8, run_slots=320, side_slots=80, mean_s=8.0, in_flight=2400)
+MANY = Load(hosts=2, run_slots=1280, side_slots=320, mean_s=8.0, in_flight=2400)
+MANY_HOSTS = Load(hosts=8, run_slots=320, side_slots=80, mean_s=8.0, in_flight=2400)
+SUFFIXES = {
+    "rollmq": "",
+    "rollmq on 8": "_on_8_hosts",
+    "ray": "_ray",
+    "ray on 8": "_ray_on_8_hosts",
+}
+"""Of the figures, by candidate."""
 FULL_LINKS = Load(hosts=1, run_slots=256, side_slots=64, mean_s=0.125, in_flight=512)
 PARTS = ("hosts", "pace", "many", "curve")
 Parts = dict[str, dict[str, Point]]
@@ -102,8 +111,12 @@ def pace(patience: Patience) -> dict[str, Point]:
 
 
 def many(patience: Patience) -> dict[str, Point]:
-    """Measure 2,000 rollouts that run at once."""
-    sides = {"rollmq": (scale_bus.run, MANY), "ray": (_ray, MANY)}
+    """Measure 2,000 rollouts that run at once, on few hosts and on many."""
+    sides = {
+        f"{name}{suffix}": (measure, load)
+        for name, measure in (("rollmq", scale_bus.run), ("ray", _ray))
+        for suffix, load in (("", MANY), (" on 8", MANY_HOSTS))
+    }
     return patience.run("many", sides, attrgetter("dispatch_p99_ms"))
 
 
@@ -128,12 +141,14 @@ def values(found: Parts) -> dict[str, Any]:
             figures[f"efficiency_{count}"] = point.rollouts_per_s / (count * one.rollouts_per_s)
         figures |= {"rollouts_per_s_8": more[-1].rollouts_per_s, "cores_8": more[-1].cores}
     if "many" in found:
-        ours, theirs = found["many"]["rollmq"], found["many"]["ray"]
-        for name, point in (("", ours), ("_ray", theirs)):
-            figures[f"dispatch_p99_ms{name}"] = point.dispatch_p99_ms
-            figures[f"running_many{name}"] = point.running
-            figures[f"rollouts_per_s_many{name}"] = point.rollouts_per_s
-            figures[f"memory_bytes_many{name}"] = point.memory_bytes
+        for name, point in found["many"].items():
+            suffix = (
+                name.replace(" on 8", "_on_8_hosts").removeprefix("rollmq").replace("ray", "_ray")
+            )
+            figures[f"dispatch_p99_ms{suffix}"] = point.dispatch_p99_ms
+            figures[f"running_many{suffix}"] = point.running
+            figures[f"rollouts_per_s_many{suffix}"] = point.rollouts_per_s
+            figures[f"memory_bytes_many{suffix}"] = point.memory_bytes
     if "pace" in found:
         rates = {name: point.rollouts_per_s for name, point in found["pace"].items()}
         last = f"{PACES_S[-1]:g} s"

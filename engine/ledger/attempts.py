@@ -212,11 +212,11 @@ def _expire_one(books: Books, worker: LedgerWorker, rollout: LedgerRollout, now:
 
 def _give_back(books: Books, worker: LedgerWorker, now: float) -> None:
     """Take up a worker whose pipe was closed: what it never had is given to anybody."""
-    worker.cut = False
-    books.credit_changed(worker)
     for rollout in list(worker.leases.values()):
         if not rollout.confirmed:
             _undelivered(books, worker, rollout, now)
+    worker.cut = False
+    books.credit_changed(worker)
 
 
 def _undelivered(books: Books, worker: LedgerWorker, rollout: LedgerRollout, now: float) -> None:
@@ -225,7 +225,8 @@ def _undelivered(books: Books, worker: LedgerWorker, rollout: LedgerRollout, now
     Where that happens again and again, it is what ends the rollout.
     """
     books.counts["undelivered"] += 1
-    why = "the worker is heard, and the work did not reach it"
+    how = "the worker's pipe was closed" if worker.cut else "the worker is heard"
+    why = f"{how}, and the work did not reach it"
     failure = _failure(books, worker, rollout, "lease", "Undelivered", why)
     books.stop_attempts([rollout])
     books.unlease(rollout)

@@ -104,6 +104,15 @@ def test_ratios_are_ours_over_theirs() -> None:
     assert figures["curve_cpu_ratio"] == pytest.approx(1.25)
 
 
+def test_2000_at_once_are_named_by_candidate_and_hosts() -> None:
+    names = ("rollmq", "rollmq on 8", "ray", "ray on 8")
+    waits = dict(zip(names, (1.0, 2.0, 3.0, 4.0), strict=True))
+    many = {name: replace(POINT, dispatch_p99_ms=p99) for name, p99 in waits.items()}
+    figures = values({"many": many})
+    suffixes = ("", "_on_8_hosts", "_ray", "_ray_on_8_hosts")
+    assert [figures[f"dispatch_p99_ms{suffix}"] for suffix in suffixes] == list(waits.values())
+
+
 def test_every_pace_keeps_more_in_flight_than_there_are_run_slots() -> None:
     assert all(slower > faster for slower, faster in pairwise(PACES_S))
     for count in HOSTS:
