@@ -40,7 +40,7 @@ def test_garbage_is_counted_and_work_goes_on(start: Start) -> None:
     assert set(heard) <= ANSWERS, "what was meant for others stays with them"
     verdict = oracle.judge(scene.logs)
     assert not verdict.problems, verdict
-    assert verdict.counts["completed"] == ROLLOUTS
+    assert verdict.counts["completed"] == ROLLOUTS, verdict
 
 
 def test_noise_on_tcp_is_no_harm_either(start: Start) -> None:
@@ -61,7 +61,7 @@ def test_noise_on_tcp_is_no_harm_either(start: Start) -> None:
     assert set(heard) <= ANSWERS
     verdict = oracle.judge(scene.logs)
     assert not verdict.problems, verdict
-    assert verdict.counts["completed"] == ROLLOUTS
+    assert verdict.counts["completed"] == ROLLOUTS, verdict
 
 
 def test_a_worker_id_never_becomes_a_path_of_somebody_elses_choice(start: Start) -> None:

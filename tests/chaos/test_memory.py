@@ -40,7 +40,7 @@ def test_the_brokers_memory_is_bounded(
     assert read_back > 0
     verdict = oracle.judge(scene.logs)
     assert not verdict.problems, verdict
-    assert verdict.counts["completed"] == ROLLOUTS
+    assert verdict.counts["completed"] == ROLLOUTS, verdict
     assert resident_bytes(scene, "VmHWM") - before < MEMORY + WINDOW * MIB + SLACK
     assert scene.status()["process"]["body_bytes"] == 0
 
