@@ -1,8 +1,8 @@
 """Logs of one process: key=value on a terminal, one JSON object a line elsewhere.
 
 Job: configure structlog once, at the start of a node's main; hand out loggers. Everybody else has
-them from here: structlog imports rich for a renderer that is not used, which is an eighth of the
-time that a node takes to start.
+them from here: structlog imports rich for a renderer that no node uses, which is an eighth of the
+time that a node takes to start. Other processes are their users', who may want it.
 Does not know: what is logged.
 Invariants: every event carries its node's name, a level and a UTC time; logs go to stderr, so that
 standard output stays a program's answer. A log that cannot be written, on a full disk say, ends no
@@ -11,15 +11,19 @@ process.
 
 import contextlib
 import logging
+import os
 import sys
 from typing import Any, TextIO
 
-_RICH: Any = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+_MODULES: dict[str, Any] = sys.modules
+_IS_NODE = "ROLLMQ_PARENT" in os.environ  # `process.PARENT`
+if _IS_NODE:
+    _MODULES.setdefault("rich", None)
 import structlog  # noqa: E402
 from structlog.types import EventDict  # noqa: E402
 
-if _RICH is None:
-    del sys.modules["rich"]  # whoever wants it, as the command line does, imports it
+if _IS_NODE and _MODULES["rich"] is None:
+    del _MODULES["rich"]  # a handler that wants it imports it
 
 get_logger = structlog.get_logger
 

@@ -1,10 +1,12 @@
 import importlib
+import os
 import subprocess
 import sys
 
 import pytest
 
 import engine
+from engine.process import PARENT
 
 PUBLIC = """
 AccessRefused AsyncClient BackendState Batch BoundaryError BrokerUnreachable Client ClientError
@@ -33,16 +35,25 @@ def test_every_error_that_can_be_raised_to_a_user_is_public() -> None:
     assert tree - set(engine.__all__) == {"DiskFull"}, "told to trainers as a refused submit"
 
 
+def loaded_by(code: str, **environment: str) -> set[str]:
+    """Return the modules that a process has loaded when it has run some code."""
+    command = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"]
+    before = {name: value for name, value in os.environ.items() if name != PARENT}
+    said = subprocess.check_output(command, env=before | environment, text=True)
+    return set(said.split())
+
+
 @pytest.mark.parametrize(
     "node", ["nodes.broker.__main__", "nodes.stage.__main__", "nodes.sandboxes.__main__"]
 )
 def test_a_node_that_looks_at_no_array_starts_without_numpy_client_and_rich(node: str) -> None:
-    code = f"import {node}, sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not {"numpy", "rich", "engine.client"} & set(done.stdout.split())
+    loaded = loaded_by(f"import {node}", **{PARENT: "1"})
+    assert not {"numpy", "rich", "engine.client"} & loaded
 
 
-def test_rich_can_be_imported_behind_the_logs() -> None:
-    code = "import engine.logs; from rich.console import Console; Console().print('here')"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "here\n"
+def test_a_handler_may_import_rich() -> None:
+    assert "rich.console" in loaded_by("import engine.logs, rich.console", **{PARENT: "1"})
+
+
+def test_a_trainers_structlog_has_rich() -> None:
+    assert "rich" in loaded_by("import engine, structlog")
