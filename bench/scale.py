@@ -142,9 +142,7 @@ def values(found: Parts) -> dict[str, Any]:
         figures |= {"rollouts_per_s_8": more[-1].rollouts_per_s, "cores_8": more[-1].cores}
     if "many" in found:
         for name, point in found["many"].items():
-            suffix = (
-                name.replace(" on 8", "_on_8_hosts").removeprefix("rollmq").replace("ray", "_ray")
-            )
+            suffix = SUFFIXES[name]
             figures[f"dispatch_p99_ms{suffix}"] = point.dispatch_p99_ms
             figures[f"running_many{suffix}"] = point.running
             figures[f"rollouts_per_s_many{suffix}"] = point.rollouts_per_s

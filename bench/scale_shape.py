@@ -91,7 +91,7 @@ def _order(block: int) -> Sequence[int]:
 def dispatch_ms(times: Iterable[Times], since: float) -> list[float]:
     """Return how long each begin of a run and of an evaluation came after what it waited for.
 
-    Only what was dispatched `since` then counts: the longest runs that end in a window began when
+    Only waits that began `since` then count: the longest runs that end in a window began when
     everything was submitted at once.
     """
     waits = [

@@ -82,12 +82,14 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import what is exported and not here yet."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_LATER[name], __name__), name)
-    return found
+if not TYPE_CHECKING:  # or wrong names would have the type Any
+
+    def __getattr__(name: str) -> Any:
+        """Import what is exported and not here yet."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(_LATER[name], __name__), name)
+        return found
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The records that every part of rollmq shares: what a trainer submits and what it receives.
+"""The records that every part of rollmq shares, and what a trainer submits.
 
 What holds arrays is in `trajectories`. This module knows no message, socket or file.
 """

@@ -60,6 +60,24 @@ class Pace:
     apart_s: float
 
 
+class Gap:
+    """How long after a commit began the next may: the longer the more there was to do lately."""
+
+    def __init__(self, most_s: float) -> None:
+        self._most_s = most_s
+        self._changes_per_s = 0.0
+
+    def committed(self, changes: int, gathered_s: float) -> None:
+        """Take a commit of so many changes, that began so long after the one before."""
+        weight = min(1.0, gathered_s / SMOOTHED_S)
+        self._changes_per_s += weight * (changes / gathered_s - self._changes_per_s)
+
+    @property
+    def seconds(self) -> float:
+        """Return it."""
+        return self._most_s * min(1.0, self._changes_per_s / MANY_PER_S)
+
+
 class Disk:
     """The three things that a commit touches, as one."""
 
@@ -101,7 +119,7 @@ class Writer(threading.Thread):
         self.failure: JournalError | None = None
         self.commits = Histogram()  # what each commit took
         self._began = 0.0
-        self._changes_per_s = 0.0  # lately
+        self._gap = Gap(pace.apart_s)
         self._disk = disk
         self._pace = pace
         self._wake = wake
@@ -172,8 +190,7 @@ class Writer(threading.Thread):
 
     def _let_gather(self) -> None:
         """Begin commits apart, the further the more there was to do lately."""
-        share = min(1.0, self._changes_per_s / MANY_PER_S)
-        left_s = self._began + share * self._pace.apart_s - monotonic()
+        left_s = self._began + self._gap.seconds - monotonic()
         if left_s > 0 and not self._closing:
             sleep(left_s)
 
@@ -206,7 +223,7 @@ class Writer(threading.Thread):
         before, self._began = self._began, monotonic()
         batch = self._disk.commit(changes)
         took_s = monotonic() - self._began
-        self._note_rate(len(changes), self._began - before)
+        self._gap.committed(len(changes), self._began - before)
         counts = self._counts
         self.commits.add(took_s)
         counts["commits"] += 1
@@ -214,10 +231,6 @@ class Writer(threading.Thread):
         counts["bytes"] += sum(location.length for location, _ in batch.bodies())
         counts["commit_s"] = took_s
         counts["commit_max_s"] = max(took_s, counts["commit_max_s"])
-
-    def _note_rate(self, changes: int, gathered_s: float) -> None:
-        weight = min(1.0, gathered_s / SMOOTHED_S)
-        self._changes_per_s += weight * (changes / gathered_s - self._changes_per_s)
 
     def _advance(self, done: Iterable[Change]) -> None:
         self.durable = self._pending[0].position - 1 if self._pending else self._taken

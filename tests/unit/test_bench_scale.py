@@ -54,7 +54,7 @@ def test_each_begin_counts_from_the_end_of_the_stage_before() -> None:
     assert dispatch_ms([times(5.0)], 4.0) == pytest.approx([10.0, 30.0])
 
 
-def test_a_begin_before_the_window_does_not_count() -> None:
+def test_a_wait_that_began_before_the_window_does_not_count() -> None:
     assert dispatch_ms([times(5.0)], 5.5) == pytest.approx([30.0])
 
 

@@ -23,6 +23,7 @@ from engine.journal.store import (
     refuse_network_file_system,
     split,
 )
+from engine.journal.writer import Gap
 
 DEADLINE_S = 20
 
@@ -406,3 +407,27 @@ def test_both_journals_have_the_same_interface() -> None:
         return {name for name in dir(kind) if not name.startswith("_")}
 
     assert public(Journal) == public(NullJournal) | {"durable", "full", "failure", "commits"}
+
+
+def test_commits_begin_as_far_apart_as_they_may_while_there_is_much_to_do() -> None:
+    gap = Gap(0.005)
+    for _ in range(200):
+        gap.committed(50, 0.005)
+    assert gap.seconds == pytest.approx(0.005, rel=0.05)
+
+
+def test_a_burst_after_a_pause_waits_for_little() -> None:
+    gap = Gap(0.005)
+    for _ in range(20):
+        gap.committed(1, 0.2)
+        for _ in range(7):
+            gap.committed(50, 0.001)
+        assert gap.seconds < 0.001
+
+
+def test_after_a_pause_the_next_commit_begins_at_once() -> None:
+    gap = Gap(0.005)
+    for _ in range(200):
+        gap.committed(50, 0.005)
+    gap.committed(1, 2.0)
+    assert gap.seconds < 0.00001
