@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 DEADLINE_S = 120.0
@@ -83,15 +83,21 @@ class Cluster:
         self._start(name, "slurmd", "-D", "-N", name, "-f", str(self.configuration))
 
     def lose_node(self, name: str) -> None:
-        """Kill a node's slurmd and every process of the steps on it, as a power cut would."""
+        """Kill a node's slurmd and every process of the steps on it at once, as a power cut would.
+
+        All of them stand still before the first is killed: one that sees another end would tell
+        slurmctld so.
+        """
         daemon = self.daemons.pop(name)
-        os.kill(daemon.pid, signal.SIGKILL)
+        os.kill(daemon.pid, signal.SIGSTOP)
+        still: set[int] = set()
+        while found := set(self.processes_of(name)) - still:
+            for pid in found:
+                _send(pid, signal.SIGSTOP)
+            still |= found
+        for pid in (daemon.pid, *still):
+            _send(pid, signal.SIGKILL)
         daemon.wait(DEADLINE_S)
-        for pid in self.processes_of(name):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
 
     def processes_of(self, node: str) -> list[int]:
         """Return the processes of this cluster's steps on a node, their slurmstepd among them."""
@@ -236,6 +242,11 @@ def slurm_cluster(directory: Path) -> Iterator[Cluster]:
         stack.callback(cluster.stop)
         cluster.start()
         yield cluster
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _parent(pid: int) -> int:
