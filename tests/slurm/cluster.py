@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from nodes.sandboxes.enter import start_time
+
 DEADLINE_S = 120.0
 NODES = {"n1": "127.0.0.1", "n2": "127.0.0.2", "n3": "127.0.0.3"}
 NODE_LOST_S = 10  # how long slurmctld waits for a slurmd; Slurm asks for more than 5
@@ -86,7 +88,8 @@ class Cluster:
         """Kill a node's slurmd and every process of the steps on it at once, as a power cut would.
 
         All of them stand still before the first is killed: one that sees another end would tell
-        slurmctld so.
+        slurmctld so. The youngest is killed first: the kernel wakes what stands still in a process
+        group whose parent ends.
         """
         daemon = self.daemons.pop(name)
         os.kill(daemon.pid, signal.SIGSTOP)
@@ -95,8 +98,9 @@ class Cluster:
             for pid in found:
                 _send(pid, signal.SIGSTOP)
             still |= found
-        for pid in (daemon.pid, *still):
+        for pid in sorted(still, key=lambda pid: (start_time(pid), pid), reverse=True):
             _send(pid, signal.SIGKILL)
+        daemon.kill()
         daemon.wait(DEADLINE_S)
 
     def processes_of(self, node: str) -> list[int]:

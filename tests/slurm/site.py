@@ -142,6 +142,15 @@ class Site:
             lambda: self.everything(job),
         )
 
+    def until_begun_again(self, job: str) -> None:
+        """Wait until a job runs no more: what is left of it has asked for that."""
+        self.cluster.until(
+            lambda: self.cluster.job_state(job) != "RUNNING",
+            f"job {job} is begun again",
+            JOB_S,
+            lambda: self.everything(job),
+        )
+
     def until_over(self, job: str) -> str:
         """Wait until a job has ended; return its last state."""
         ends = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}

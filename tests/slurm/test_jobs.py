@@ -78,7 +78,7 @@ def test_a_job_whose_broker_lost_its_node_goes_on_there_once_it_is_back(
     site.until_said(job, "ready: ")
     submit_gated(site, job)
     cluster.lose_node("n1")
-    cluster.until(lambda: cluster.job_state(job) != "RUNNING", "Slurm has ended the job")
+    site.until_begun_again(job)
     cluster.start_node("n1")
     site.until_said(job, "ready: ", times=2)
     assert '"origin": "local"' in site.log(job, "a")
