@@ -7,7 +7,7 @@
 # make trl    TRL and verl in an environment of their own, and every test that needs them
 # make train  a tiny policy learns on this machine, sampled through rollmq: out-train/
 # make train-short  a few steps of it, and its tests: what CI runs
-# make machines  tests on a real Slurm cluster (not in CI) and on networks of namespaces: as root
+# make machines  tests on a real Slurm cluster and on networks of namespaces: as root
 # make bench  every bench: tables, JSON and plots in bench/results
 
 PYTHON ?= python3
