@@ -45,7 +45,7 @@ def test_the_end_of_a_sandbox_ends_what_cannot_keep_still(short_path: Path) -> N
         provider = Process(short_path / "b", short_path / "records")
         sandbox = await provider.start(Spec(), OWNER)
         await sandbox.write("/tmp/script", UNENDING.encode())
-        command = "setsid sh /tmp/script > /dev/null & echo $!".replace("/tmp", "$TMPDIR")
+        command = "setsid sh $TMPDIR/script > /dev/null & echo $!"
         left = await sandbox.exec(["sh", "-c", command], timeout_s=S)
         await sandbox.stop()
         await provider.close()
